@@ -1,0 +1,31 @@
+// Package event carries what happens to objects from where it happens to whoever listens: clients of libvirt's protocol through
+// the door, and clients of our own API with resume by sequence number.
+//
+// Every event gets the next sequence number of the host, which goes on ascending over restarts. Publish never blocks and never
+// waits for a listener: each subscription has a bounded queue, and one that overflows is closed with Lost set, so that its
+// owner resynchronises. Events of one object arrive in the order in which they were published.
+package event
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+)
+
+// Event is one thing that happened to a domain. Other kinds of object will be further fields beside Domain.
+type Event struct {
+	// Seq is the event's number on this host.
+	Seq uint64
+	// Time is when it happened.
+	Time time.Time
+	// URI is the connection that the object belongs to, for example "qemu:///system".
+	URI string
+	// Name, UUID and ID are the domain's identity at the time of the event; ID is -1 once it has stopped.
+	Name string
+	UUID uuid.UUID
+	ID   int32
+	// Domain is what happened, in the contract's terms.
+	Domain *pb.Event
+}

@@ -331,6 +331,7 @@ type Event struct {
 	//	*Event_AgentLifecycle
 	//	*Event_PmWakeup
 	//	*Event_PmSuspend
+	//	*Event_MetadataChange
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -472,6 +473,15 @@ func (x *Event) GetPmSuspend() *PMSuspendEvent {
 	return nil
 }
 
+func (x *Event) GetMetadataChange() *MetadataChangeEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_MetadataChange); ok {
+			return x.MetadataChange
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -531,6 +541,11 @@ type Event_PmSuspend struct {
 	PmSuspend *PMSuspendEvent `protobuf:"bytes,11,opt,name=pm_suspend,json=pmSuspend,proto3,oneof"`
 }
 
+type Event_MetadataChange struct {
+	// VIR_DOMAIN_EVENT_ID_METADATA_CHANGE; the core's own.
+	MetadataChange *MetadataChangeEvent `protobuf:"bytes,12,opt,name=metadata_change,json=metadataChange,proto3,oneof"`
+}
+
 func (*Event_Lifecycle) isEvent_Event() {}
 
 func (*Event_Reboot) isEvent_Event() {}
@@ -552,6 +567,8 @@ func (*Event_AgentLifecycle) isEvent_Event() {}
 func (*Event_PmWakeup) isEvent_Event() {}
 
 func (*Event_PmSuspend) isEvent_Event() {}
+
+func (*Event_MetadataChange) isEvent_Event() {}
 
 // LifecycleEvent is virDomainEventType with its detail.
 type LifecycleEvent struct {
@@ -1186,6 +1203,61 @@ func (x *PMSuspendEvent) GetDisk() bool {
 	return false
 }
 
+// MetadataChangeEvent: a title, description or metadata element was changed.
+type MetadataChangeEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// virDomainMetadataType: 0 description, 1 title, 2 element.
+	Type int32 `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	// Namespace of the element, for type 2.
+	NamespaceUri  string `protobuf:"bytes,2,opt,name=namespace_uri,json=namespaceUri,proto3" json:"namespace_uri,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetadataChangeEvent) Reset() {
+	*x = MetadataChangeEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetadataChangeEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetadataChangeEvent) ProtoMessage() {}
+
+func (x *MetadataChangeEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetadataChangeEvent.ProtoReflect.Descriptor instead.
+func (*MetadataChangeEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MetadataChangeEvent) GetType() int32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *MetadataChangeEvent) GetNamespaceUri() string {
+	if x != nil {
+		return x.NamespaceUri
+	}
+	return ""
+}
+
 // Summary is what lists show of a definition without parsing it.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1213,7 +1285,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[16]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1297,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[16]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1310,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{16}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Summary) GetUuid() string {
@@ -1319,7 +1391,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1403,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1416,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Resolved) GetCgroup() string {
@@ -1385,7 +1457,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1469,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1482,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Lease) GetToken() []byte {
@@ -1454,7 +1526,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1538,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1551,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Disk) GetTarget() string {
@@ -1520,7 +1592,7 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06Change\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.lodge.hypervisor.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\x122\n" +
-	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\x94\x06\n" +
+	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xe9\x06\n" +
 	"\x05Event\x12C\n" +
 	"\tlifecycle\x18\x01 \x01(\v2#.lodge.hypervisor.v1.LifecycleEventH\x00R\tlifecycle\x12:\n" +
 	"\x06reboot\x18\x02 \x01(\v2 .lodge.hypervisor.v1.RebootEventH\x00R\x06reboot\x12D\n" +
@@ -1536,7 +1608,8 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\tpm_wakeup\x18\n" +
 	" \x01(\v2\".lodge.hypervisor.v1.PMWakeupEventH\x00R\bpmWakeup\x12D\n" +
 	"\n" +
-	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspendB\a\n" +
+	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspend\x12S\n" +
+	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChangeB\a\n" +
 	"\x05event\">\n" +
 	"\x0eLifecycleEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\x05R\x05event\x12\x16\n" +
@@ -1572,7 +1645,10 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\"\x0f\n" +
 	"\rPMWakeupEvent\"$\n" +
 	"\x0ePMSuspendEvent\x12\x12\n" +
-	"\x04disk\x18\x01 \x01(\bR\x04disk\"\xf9\x01\n" +
+	"\x04disk\x18\x01 \x01(\bR\x04disk\"N\n" +
+	"\x13MetadataChangeEvent\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\x05R\x04type\x12#\n" +
+	"\rnamespace_uri\x18\x02 \x01(\tR\fnamespaceUri\"\xf9\x01\n" +
 	"\aSummary\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1620,7 +1696,7 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(State)(0),                  // 0: lodge.hypervisor.v1.State
 	(*Guest)(nil),               // 1: lodge.hypervisor.v1.Guest
@@ -1639,10 +1715,11 @@ var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(*AgentLifecycleEvent)(nil), // 14: lodge.hypervisor.v1.AgentLifecycleEvent
 	(*PMWakeupEvent)(nil),       // 15: lodge.hypervisor.v1.PMWakeupEvent
 	(*PMSuspendEvent)(nil),      // 16: lodge.hypervisor.v1.PMSuspendEvent
-	(*Summary)(nil),             // 17: lodge.hypervisor.v1.Summary
-	(*Resolved)(nil),            // 18: lodge.hypervisor.v1.Resolved
-	(*Lease)(nil),               // 19: lodge.hypervisor.v1.Lease
-	(*Disk)(nil),                // 20: lodge.hypervisor.v1.Disk
+	(*MetadataChangeEvent)(nil), // 17: lodge.hypervisor.v1.MetadataChangeEvent
+	(*Summary)(nil),             // 18: lodge.hypervisor.v1.Summary
+	(*Resolved)(nil),            // 19: lodge.hypervisor.v1.Resolved
+	(*Lease)(nil),               // 20: lodge.hypervisor.v1.Lease
+	(*Disk)(nil),                // 21: lodge.hypervisor.v1.Disk
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -1658,15 +1735,16 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	14, // 10: lodge.hypervisor.v1.Event.agent_lifecycle:type_name -> lodge.hypervisor.v1.AgentLifecycleEvent
 	15, // 11: lodge.hypervisor.v1.Event.pm_wakeup:type_name -> lodge.hypervisor.v1.PMWakeupEvent
 	16, // 12: lodge.hypervisor.v1.Event.pm_suspend:type_name -> lodge.hypervisor.v1.PMSuspendEvent
-	11, // 13: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	11, // 14: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	19, // 15: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
-	20, // 16: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	17, // 13: lodge.hypervisor.v1.Event.metadata_change:type_name -> lodge.hypervisor.v1.MetadataChangeEvent
+	11, // 14: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	11, // 15: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	20, // 16: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
+	21, // 17: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -1686,6 +1764,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 		(*Event_AgentLifecycle)(nil),
 		(*Event_PmWakeup)(nil),
 		(*Event_PmSuspend)(nil),
+		(*Event_MetadataChange)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1693,7 +1772,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,7 +11,7 @@ const (
 	// keep is how many past events can be resumed from.
 	keep = 16384
 	// backlog is how far one subscription may fall behind before it is lost.
-	backlog = 8192
+	backlog = 2048
 )
 
 // ErrTooOld means that events after the wanted sequence number are no longer kept.
@@ -70,15 +70,11 @@ func (b *Bus) SubscribeAfter(after uint64) (*Subscription, error) {
 	if after < oldest || after > b.seq {
 		return nil, ErrTooOld
 	}
-	missed := b.ring[after-oldest:]
-	if len(missed) > backlog {
-		return nil, ErrTooOld
-	}
-	return b.subscribe(missed), nil
+	return b.subscribe(b.ring[after-oldest:]), nil
 }
 
 func (b *Bus) subscribe(missed []Event) *Subscription {
-	s := &Subscription{bus: b, c: make(chan Event, backlog)}
+	s := &Subscription{bus: b, c: make(chan Event, len(missed)+backlog)}
 	for _, e := range missed {
 		s.c <- e
 	}

@@ -15,7 +15,7 @@ const (
 	InvalidDomain        Code = 7
 	InvalidArg           Code = 8
 	OperationFailed      Code = 9
-	OSType               Code = 24
+	OSType               Code = 16
 	XMLError             Code = 27
 	DomainExists         Code = 28
 	OperationDenied      Code = 29
@@ -36,7 +36,7 @@ const (
 	OperationTimeout     Code = 68
 	NoDomainSnapshot     Code = 72
 	ArgumentUnsupported  Code = 74
-	SnapshotRevertRisky  Code = 76
+	SnapshotRevertRisky  Code = 77
 	OperationAborted     Code = 78
 	AuthCancelled        Code = 79
 	NoDomainMetadata     Code = 80

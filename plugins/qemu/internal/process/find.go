@@ -1,0 +1,162 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// RecordName is the name of the record in a guest's runtime folder.
+const RecordName = "process.json"
+
+// Bounds of what is read of other processes.
+const (
+	maxEnviron = 1 << 20
+	maxRecord  = 4 << 10
+)
+
+// Found is a process that carries a marker.
+type Found struct {
+	ID ID
+	// Marker is what it carries.
+	Marker Marker
+	// Stage says that it is no guest yet.
+	Stage bool
+}
+
+// StartTime returns the start time of a process in clock ticks after boot: field 22 of proc_pid_stat(5).
+func StartTime(pid int) (uint64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, fmt.Errorf("read start time of process %d: %w", pid, err)
+	}
+	return parseStartTime(string(text))
+}
+
+// parseStartTime skips the command's name, which may hold anything, by its last parenthesis.
+func parseStartTime(stat string) (uint64, error) {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	const index = 22 - 3
+	if len(fields) <= index {
+		return 0, errors.New("read start time: line is too short")
+	}
+	start, err := strconv.ParseUint(fields[index], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read start time: %w", err)
+	}
+	return start, nil
+}
+
+// Find returns the processes that carry a marker with the driver and UUID, whatever their generation. It looks at every
+// process whose environment it may read: a few milliseconds on a busy host.
+func Find(ctx context.Context, driver, uuid string) ([]Found, error) {
+	return find(ctx, func(m Marker) bool { return m.Driver == driver && m.UUID == uuid })
+}
+
+func find(ctx context.Context, want func(Marker) bool) ([]Found, error) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("find guests: %w", err)
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("find guests: %w", err)
+	}
+	var found []Found
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("find guests: %w", err)
+		}
+		if f, ok := Look(pid); ok && want(f.Marker) {
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// Look reads the marker of one process. It is false for one without, and for one that has ended.
+func Look(pid int) (Found, bool) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	start, err := StartTime(pid)
+	if err != nil {
+		return Found{}, false
+	}
+	marker, ok := readMarker(filepath.Join(dir, "environ"))
+	if !ok {
+		return Found{}, false
+	}
+	cmdline, err := readBounded(filepath.Join(dir, "cmdline"), maxEnviron)
+	if err != nil || len(cmdline) == 0 {
+		return Found{}, false
+	}
+	again, err := StartTime(pid)
+	if err != nil || again != start {
+		return Found{}, false
+	}
+	args := bytes.Split(cmdline, []byte{0})
+	stage := len(args) > 1 && string(args[1]) == StageCommand
+	return Found{ID: ID{PID: pid, StartTime: start}, Marker: marker, Stage: stage}, true
+}
+
+func readMarker(path string) (Marker, bool) {
+	environ, err := readBounded(path, maxEnviron)
+	if err != nil {
+		return Marker{}, false
+	}
+	for variable := range bytes.SplitSeq(environ, []byte{0}) {
+		if value, ok := bytes.CutPrefix(variable, []byte(markerVariable+"=")); ok {
+			return parseMarker(string(value))
+		}
+	}
+	return Marker{}, false
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// ReadRecord returns the process that a stage has recorded in a runtime folder; fs.ErrNotExist if none has.
+func ReadRecord(dir string) (ID, error) {
+	text, err := readBounded(filepath.Join(dir, RecordName), maxRecord)
+	if err != nil {
+		return ID{}, fmt.Errorf("read record of guest: %w", err)
+	}
+	var id ID
+	if err := json.Unmarshal(text, &id); err != nil {
+		return ID{}, fmt.Errorf("read record of guest: %w", err)
+	}
+	return id, nil
+}
+
+// writeRecord puts the record in place whole: a reader sees all of it or none.
+func writeRecord(dir string, id ID) error {
+	text, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("write record of guest: %w", err)
+	}
+	path := filepath.Join(dir, RecordName)
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return fmt.Errorf("write record of guest: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write record of guest: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Spec is what to launch and how.
+type Spec struct {
+	// Marker names the guest's life.
+	Marker Marker `json:"marker"`
+	// Path is the program; Args are its arguments without the program's name.
+	Path string   `json:"path"`
+	Args []string `json:"args"`
+	// Env is its environment, to which the marker is added.
+	Env []string `json:"env"`
+	// Dir is the guest's runtime folder: working directory and place of the record.
+	Dir string `json:"dir"`
+	// CgroupFiles are the cgroup.procs files of the groups to join. One that refuses is reported and passed over.
+	CgroupFiles []string `json:"cgroup_files"`
+	// OOMScoreAdj is applied where the kernel allows it.
+	OOMScoreAdj int `json:"oom_score_adj"`
+	// Owner is the user to become, nil to stay.
+	Owner *Owner `json:"owner,omitempty"`
+	// FileCount is filled in by Launch.
+	FileCount int `json:"file_count"`
+
+	// Files are inherited under the numbers 3, 4, ... in their order.
+	Files []*os.File `json:"-"`
+	// Log takes standard output and standard error.
+	Log *os.File `json:"-"`
+}
+
+// Owner is a user with its groups.
+type Owner struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups"`
+}
+
+// report is what a stage answers on its standard output.
+type report struct {
+	ID       ID       `json:"id"`
+	Error    string   `json:"error,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Bounds of the talk between plugin and stage.
+const (
+	maxSpec     = 4 << 20
+	maxReport   = 64 << 10
+	maxWarnings = 16
+)
+
+// Launch starts the program and returns it running, with warnings about what was not possible and not needed. The caller keeps its
+// own copies of the files. On an error nothing is left, unless it is ErrAlive; a program that ended at once may be an ErrGone.
+func Launch(ctx context.Context, spec Spec) (*Process, []string, error) {
+	spec.FileCount = len(spec.Files)
+	orders, err := json.Marshal(spec)
+	if err != nil {
+		return nil, nil, fmt.Errorf("launch %s: %w", spec.Path, err)
+	}
+	var out bytes.Buffer
+	// The running binary itself, even if its file was replaced by an upgrade.
+	stage := exec.CommandContext(ctx, "/proc/self/exe", StageCommand)
+	stage.Env = append([]string{markerVariable + "=" + spec.Marker.String()}, spec.Env...)
+	stage.Stdin, stage.Stdout, stage.Stderr = bytes.NewReader(orders), &bounded{to: &out, left: maxReport}, spec.Log
+	stage.ExtraFiles = spec.Files
+	stage.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	ran := stage.Run()
+	var r report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		r.Error = fmt.Sprintf("stage gave no report: %v", errors.Join(ran, ctx.Err()))
+	}
+	if r.Error != "" {
+		err := fmt.Errorf("launch %s: %s", spec.Path, r.Error)
+		return nil, r.Warnings, errors.Join(err, Sweep(ctx, spec.Marker))
+	}
+	p, err := Open(r.ID)
+	if err != nil {
+		return nil, r.Warnings, fmt.Errorf("launch %s: %w", spec.Path, err)
+	}
+	return p, r.Warnings, nil
+}
+
+// Sweep kills every process of a launch that nobody has taken charge of, stages and programs alike, and returns when none is left.
+func Sweep(ctx context.Context, marker Marker) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTime)
+	defer cancel()
+	return sweep(ctx, marker, func(Found) bool { return true })
+}
+
+// SweepStages ends the stages of a launch whose plugin is gone, so that none of them can start a guest any more, and leaves guests
+// alone. When it has returned nil, the guest was started or never will be.
+func SweepStages(ctx context.Context, marker Marker) error {
+	return sweep(ctx, marker, func(f Found) bool { return f.Stage })
+}
+
+// sweepTime bounds the clean-up after a failed launch.
+const sweepTime = 5 * time.Second
+
+// maxSweeps bounds the rounds of a sweep: a stage makes one child, so two find all; more means that someone goes on starting.
+const maxSweeps = 8
+
+func sweep(ctx context.Context, marker Marker, which func(Found) bool) error {
+	for range maxSweeps {
+		found, err := find(ctx, func(m Marker) bool { return m == marker })
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, f := range found {
+			if !which(f) {
+				continue
+			}
+			left++
+			if err := end(ctx, f.ID, which); err != nil {
+				return err
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("end launch of %s: %w", marker, ErrAlive)
+}
+
+// end kills one process, if it still is what was looked for: stopped first, so that it can't become a guest between the look and the kill.
+func end(ctx context.Context, id ID, which func(Found) bool) error {
+	p, err := Open(id)
+	if err != nil {
+		if errors.Is(err, ErrGone) {
+			return nil
+		}
+		return err
+	}
+	defer p.Close()
+	if err := p.Signal(unix.SIGSTOP); err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
+	if f, ok := Look(id.PID); ok && !which(f) {
+		if err := p.Signal(unix.SIGCONT); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+		return nil
+	}
+	return p.Kill(ctx)
+}
+
+// bounded is a writer that keeps the first bytes and drops the rest.
+type bounded struct {
+	to   io.Writer
+	left int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) > b.left {
+		p = p[:b.left]
+	}
+	b.left -= len(p)
+	if _, err := b.to.Write(p); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// Tail returns the end of what was written to a log from an offset on, at most limit bytes, as one trimmed text.
+func Tail(log *os.File, from, limit int64) string {
+	info, err := log.Stat()
+	if err != nil {
+		return ""
+	}
+	from = max(from, info.Size()-limit)
+	text := make([]byte, max(0, info.Size()-from))
+	n, err := log.ReadAt(text, from)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return ""
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(string(text[:n]), "?"))
+}

@@ -1,0 +1,275 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == StageCommand {
+		os.Exit(Stage(os.Args[2:]))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// sample returns a spec of a shell script, whose processes are gone when the test ends.
+func sample(t *testing.T, script string) Spec {
+	t.Helper()
+	dir := t.TempDir()
+	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	marker := Marker{Driver: "test", UUID: uuid.NewString(), Generation: 7}
+	t.Cleanup(func() {
+		log.Close()
+		if err := Sweep(context.Background(), marker); err != nil {
+			t.Error(err)
+		}
+	})
+	return Spec{Marker: marker, Path: "/bin/sh", Args: []string{"-c", script}, Dir: dir, Log: log}
+}
+
+func launch(t *testing.T, spec Spec) *Process {
+	t.Helper()
+	p, _, err := Launch(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+func TestLaunchedProgramIsNobodysChild(t *testing.T) {
+	p := launch(t, sample(t, "exec sleep 60"))
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.ID().PID), "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if parent := fields[1]; parent == strconv.Itoa(os.Getpid()) {
+		t.Error("it is our child")
+	}
+	if session := fields[3]; session != strconv.Itoa(p.ID().PID) {
+		t.Errorf("its session is %s, not its own", session)
+	}
+}
+
+func TestLaunchedProgramInheritsOnlyItsFiles(t *testing.T) {
+	spec := sample(t, "exec sleep 60")
+	lease, err := os.Create(filepath.Join(spec.Dir, "lease"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	spec.Files = []*os.File{lease}
+	p := launch(t, spec)
+	dir := filepath.Join("/proc", strconv.Itoa(p.ID().PID), "fd")
+	want := map[string]string{"0": "/dev/null", "1": spec.Log.Name(), "2": spec.Log.Name(), "3": lease.Name()}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != len(want) {
+		t.Fatalf("it has descriptors %v, %v", entries, err)
+	}
+	for fd, path := range want {
+		if got, err := os.Readlink(filepath.Join(dir, fd)); err != nil || got != path {
+			t.Errorf("descriptor %s is %q, %v, want %q", fd, got, err, path)
+		}
+	}
+}
+
+func TestLaunchedProgramIsFound(t *testing.T) {
+	spec := sample(t, "exec sleep 60")
+	p := launch(t, spec)
+	if id, err := ReadRecord(spec.Dir); err != nil || id != p.ID() {
+		t.Errorf("record says %v, %v; process is %v", id, err, p.ID())
+	}
+	found, err := Find(t.Context(), "test", spec.Marker.UUID)
+	if err != nil || len(found) != 1 || found[0] != (Found{ID: p.ID(), Marker: spec.Marker}) {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if err := SweepStages(t.Context(), spec.Marker); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-p.Done():
+		t.Error("sweeping stages ended the program")
+	default:
+	}
+}
+
+func TestEndOfAProgramIsNoticed(t *testing.T) {
+	p := launch(t, sample(t, "exec sleep 60"))
+	other, err := Open(p.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := p.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := Open(p.ID()); !errors.Is(err, ErrGone) {
+		t.Errorf("opening it again: %v", err)
+	}
+}
+
+func TestWordsOfAProgramThatEndsAtOnceAreInItsLog(t *testing.T) {
+	spec := sample(t, "echo old; echo no such machine >&2; exit 1")
+	p, _, err := Launch(t.Context(), spec)
+	if err == nil {
+		defer p.Close()
+		err = p.Wait(t.Context())
+	}
+	if err != nil && !errors.Is(err, ErrGone) {
+		t.Fatal(err)
+	}
+	if got := Tail(spec.Log, 4, 1024); got != "no such machine" {
+		t.Errorf("its words are %q", got)
+	}
+	if got := Tail(spec.Log, 0, 8); got != "machine" {
+		t.Errorf("the last of its words are %q", got)
+	}
+}
+
+func TestReusedPidIsNotTheProcess(t *testing.T) {
+	start, err := StartTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(ID{PID: os.Getpid(), StartTime: start + 1}); !errors.Is(err, ErrGone) {
+		t.Errorf("opened a process that started at another time: %v", err)
+	}
+}
+
+func TestLaunchOfAMissingProgramLeavesNothing(t *testing.T) {
+	spec := sample(t, "")
+	spec.Path = filepath.Join(spec.Dir, "missing")
+	_, _, err := Launch(t.Context(), spec)
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("error is %v", err)
+	}
+	nothingLeft(t, spec)
+}
+
+// A named pipe without a reader in place of a control group's file holds the stage before it makes the program.
+func stuckStage(t *testing.T) Spec {
+	t.Helper()
+	spec := sample(t, "exec sleep 60")
+	pipe := filepath.Join(spec.Dir, "cgroup.procs")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec.CgroupFiles = []string{pipe}
+	return spec
+}
+
+func awaitStage(t *testing.T, spec Spec) {
+	t.Helper()
+	for {
+		found, err := Find(t.Context(), "test", spec.Marker.UUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) == 1 && found[0].Stage {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestCancelledLaunchLeavesNothing(t *testing.T) {
+	spec := stuckStage(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, _, err := Launch(ctx, spec)
+		failed <- err
+	}()
+	awaitStage(t, spec)
+	cancel()
+	if err := <-failed; err == nil {
+		t.Error("launch succeeded")
+	}
+	nothingLeft(t, spec)
+}
+
+func TestStageWithoutItsPluginIsEnded(t *testing.T) {
+	spec := stuckStage(t)
+	failed := make(chan error)
+	go func() {
+		_, _, err := Launch(t.Context(), spec)
+		failed <- err
+	}()
+	awaitStage(t, spec)
+	if err := SweepStages(t.Context(), spec.Marker); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("launch succeeded")
+	}
+	nothingLeft(t, spec)
+}
+
+func TestControlGroupThatRefusesIsOnlyAWarning(t *testing.T) {
+	spec := sample(t, "exec sleep 60")
+	spec.CgroupFiles = []string{filepath.Join(spec.Dir, "missing")}
+	p, warnings, err := Launch(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if len(warnings) == 0 || !strings.Contains(warnings[0], "missing") {
+		t.Errorf("warnings are %q", warnings)
+	}
+}
+
+func nothingLeft(t *testing.T, spec Spec) {
+	t.Helper()
+	if found, err := Find(t.Context(), "test", spec.Marker.UUID); err != nil || len(found) != 0 {
+		t.Errorf("left %+v, %v", found, err)
+	}
+	if _, err := ReadRecord(spec.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("record left: %v", err)
+	}
+}
+
+func TestStartTimeComesAfterANameOfAnyKind(t *testing.T) {
+	fields := " S" + strings.Repeat(" 1", 18) + " 4242 0 0"
+	for _, name := range []string{"(sh)", "(a b)", "() ) (x)"} {
+		if got, err := parseStartTime("17 " + name + fields); err != nil || got != 4242 {
+			t.Errorf("%s: %d, %v", name, got, err)
+		}
+	}
+	if _, err := parseStartTime("17 (sh) S 1"); err == nil {
+		t.Error("a short line was read")
+	}
+}
+
+func FuzzParseStartTime(f *testing.F) {
+	f.Add("17 (sh) S 1 2 3")
+	f.Fuzz(func(_ *testing.T, stat string) { _, _ = parseStartTime(stat) })
+}
+
+func FuzzParseMarker(f *testing.F) {
+	f.Add("qemu/c7a5fdbd-edaf-9455-926a-d65c16db1809/3")
+	f.Fuzz(func(t *testing.T, s string) {
+		if m, ok := parseMarker(s); ok {
+			if again, ok := parseMarker(m.String()); !ok || again != m {
+				t.Errorf("%q became %v and %v", s, m, again)
+			}
+		}
+	})
+}

@@ -1,0 +1,124 @@
+package process
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stage is the main function of a stage: it reads a Spec from standard input and writes a report to standard output. It returns the exit
+// code.
+func Stage([]string) int {
+	r := stage(os.Stdin)
+	text, err := json.Marshal(r)
+	if err == nil {
+		_, err = os.Stdout.Write(text)
+	}
+	if err != nil || r.Error != "" {
+		return 1
+	}
+	return 0
+}
+
+func stage(orders io.Reader) report {
+	var r report
+	spec, err := readSpec(orders)
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	warn := func(err error) {
+		if err != nil && len(r.Warnings) < maxWarnings {
+			r.Warnings = append(r.Warnings, err.Error())
+		}
+	}
+	for _, file := range spec.CgroupFiles {
+		warn(writeFile(file, "0"))
+	}
+	warn(writeFile("/proc/self/oom_score_adj", strconv.Itoa(spec.OOMScoreAdj)))
+	if err := unix.CloseRange(uint(3+spec.FileCount), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		r.Error = fmt.Sprintf("close foreign descriptors: %v", err)
+		return r
+	}
+	if orphaned() {
+		r.Error = "plugin is gone"
+		return r
+	}
+	pid, err := fork(spec)
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	r.ID.PID = pid
+	// It is our child, so the pid is its own until we exit, even if it has ended.
+	if r.ID.StartTime, err = StartTime(pid); err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	warn(writeRecord(spec.Dir, r.ID))
+	return r
+}
+
+func readSpec(r io.Reader) (*Spec, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxSpec))
+	if err != nil {
+		return nil, fmt.Errorf("read orders: %w", err)
+	}
+	spec := &Spec{}
+	if err := json.Unmarshal(text, spec); err != nil {
+		return nil, fmt.Errorf("read orders: %w", err)
+	}
+	return spec, nil
+}
+
+// writeFile writes into a file that exists; kernel files are never created.
+func writeFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// orphaned reports that nobody reads standard output any more: the plugin died after it had sent the orders.
+func orphaned() bool {
+	fds := []unix.PollFd{{Fd: 1, Events: unix.POLLOUT}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
+}
+
+// fork starts the program in a session of its own. When it has returned, the program was executed: a missing or broken program is an
+// error here.
+func fork(spec *Spec) (int, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	defer null.Close()
+	files := []uintptr{null.Fd(), 2, 2}
+	for i := range spec.FileCount {
+		files = append(files, uintptr(3+i))
+	}
+	attr := &syscall.ProcAttr{
+		Dir: spec.Dir, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: append([]string{markerVariable + "=" + spec.Marker.String()}, spec.Env...),
+	}
+	if o := spec.Owner; o != nil {
+		attr.Sys.Credential = &syscall.Credential{Uid: o.UID, Gid: o.GID, Groups: o.Groups}
+	}
+	argv := append([]string{filepath.Clean(spec.Path)}, spec.Args...)
+	pid, err := syscall.ForkExec(spec.Path, argv, attr)
+	if err != nil {
+		return 0, fmt.Errorf("execute %s: %w", spec.Path, err)
+	}
+	return pid, nil
+}

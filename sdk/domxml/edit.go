@@ -1,0 +1,65 @@
+package domxml
+
+import (
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// order are the first children of <domain> as libvirt prints them.
+var order = []string{"name", "uuid", "hwuuid", "genid", "title", "description", "metadata"}
+
+// SetName returns a definition with another name.
+func SetName(doc, name string) (string, error) {
+	if err := CheckName(name); err != nil {
+		return "", err
+	}
+	return setText(doc, "name", name)
+}
+
+// SetUUID returns a definition with another UUID.
+func SetUUID(doc, id string) (string, error) {
+	parsed, err := ParseUUID(id)
+	if err != nil {
+		return "", err
+	}
+	return setText(doc, "uuid", parsed.String())
+}
+
+// setText sets or, if the value is empty, removes a child of the root that holds nothing but a text.
+func setText(doc, name, value string) (string, error) {
+	o, err := readOutline(doc)
+	if err != nil {
+		return "", err
+	}
+	element := ""
+	if value != "" {
+		element = "<" + name + ">" + string(plainText.escape(nil, value)) + "</" + name + ">"
+	}
+	edited, err := o.setChild(name, element)
+	if err != nil {
+		return "", err
+	}
+	return Reformat(edited)
+}
+
+// setChild replaces, adds or, if element is empty, removes a child of the root; a new one stands where libvirt prints it.
+func (o *outline) setChild(name, element string) (string, error) {
+	if c, ok := o.child(name); ok {
+		return o.doc[:c.start] + element + o.doc[c.end:], nil
+	}
+	if element == "" {
+		return o.doc, nil
+	}
+	if o.root.empty {
+		return "", verr.New(verr.XMLError, "element '%s' is empty", o.root.name)
+	}
+	at := o.root.open
+	for _, before := range order {
+		if before == name {
+			break
+		}
+		if c, ok := o.child(before); ok {
+			at = c.end
+		}
+	}
+	return o.doc[:at] + element + o.doc[at:], nil
+}

@@ -1,0 +1,88 @@
+package probe
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const emulatorPrefix = "qemu-system-"
+
+// targets are the architectures that QEMU has a system emulator for; a file with another suffix is some tool or variant.
+var targets = []string{
+	"aarch64", "alpha", "arm", "avr", "cris", "hppa", "i386", "loongarch64", "m68k", "microblaze", "microblazeel", "mips",
+	"mips64", "mips64el", "mipsel", "nios2", "or1k", "ppc", "ppc64", "riscv32", "riscv64", "rx", "s390x", "sh4", "sh4eb",
+	"sparc", "sparc64", "tricore", "x86_64", "xtensa", "xtensaeb",
+}
+
+// nativeTargets are the targets that a host can run without emulation, best first, by Go's name of its architecture.
+var nativeTargets = map[string][]string{
+	"amd64": {"x86_64", "i386"}, "386": {"i386"}, "arm64": {"aarch64", "arm"}, "arm": {"arm"}, "ppc64le": {"ppc64", "ppc"},
+	"s390x": {"s390x"}, "riscv64": {"riscv64", "riscv32"}, "loong64": {"loongarch64"}, "mips64le": {"mips64el"},
+}
+
+// find returns the paths of the emulators in dirs, the native ones first and the others by name. Of two for one target the one
+// in the earlier directory counts. "qemu-kvm" stands in for a missing native emulator: some distributions have no other.
+func find(dirs []string, goarch string) []string {
+	native := nativeTargets[goarch]
+	order := slices.Clone(native)
+	for _, target := range targets {
+		if !slices.Contains(order, target) {
+			order = append(order, target)
+		}
+	}
+	var paths []string
+	for i, target := range order {
+		names := []string{emulatorPrefix + target}
+		if i == 0 && len(native) > 0 {
+			names = append(names, "qemu-kvm")
+		}
+		if path := first(dirs, names); path != "" {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func first(dirs, names []string) string {
+	for _, name := range names {
+		for _, dir := range dirs {
+			path := filepath.Join(dir, name)
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// HasType reports whether the binary knows a device, object or backend.
+func (b *Binary) HasType(name string) bool {
+	_, found := slices.BinarySearch(b.Types, name)
+	return found
+}
+
+// HasOption reports whether an option of the command line has a parameter; an empty parameter asks for the option alone.
+func (b *Binary) HasOption(option, parameter string) bool {
+	parameters, ok := b.Options[option]
+	return ok && (parameter == "" || slices.Contains(parameters, parameter))
+}
+
+// HasProperty reports whether a type has a property. It knows the types of the package's own list only.
+func (b *Binary) HasProperty(typeName, property string) bool {
+	return slices.Contains(b.Properties[typeName], property)
+}
+
+// Native reports whether the binary's guests are of an architecture that this host's CPU runs itself.
+func (b *Binary) Native(goarch string) bool {
+	return slices.ContainsFunc(nativeTargets[goarch], func(target string) bool { return archOf(target) == b.Arch })
+}
+
+// WordSize is the size of a pointer of an architecture in bits.
+func WordSize(arch string) int {
+	if strings.Contains(arch, "64") || arch == "s390x" || arch == "alpha" {
+		return 64
+	}
+	return 32
+}

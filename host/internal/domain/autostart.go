@@ -1,0 +1,62 @@
+package domain
+
+import (
+	"context"
+	"sync"
+
+	"github.com/lodgevirt/lodge/host/internal/catalog"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+)
+
+// namespace of the values that the core keeps for its connections.
+const namespace = "core/connections"
+
+// Seed defines the guests that a connection has from its first use on, once for ever: a user who undefines one does not get it back.
+func (i *Inventory) Seed(ctx context.Context, seeds []*pb.Seed) error {
+	if len(seeds) == 0 {
+		return nil
+	}
+	key := "seeded/" + i.cfg.URI
+	if _, done, err := i.cfg.Catalog.Value(namespace, key); err != nil || done {
+		return err
+	}
+	for _, seed := range seeds {
+		rsp, id, err := i.validate(ctx, seed.Xml, false)
+		if err != nil {
+			return err
+		}
+		if _, err := i.define(ctx, id, rsp, seed.Active); err != nil {
+			return err
+		}
+	}
+	return i.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.PutValue(namespace, key, []byte{1}) })
+}
+
+// autostarters is how many guests are started at once at boot.
+const autostarters = 4
+
+// Autostart starts what is to run from boot on, once for each boot of the host. It returns when all were tried; those that failed are
+// logged.
+func (i *Inventory) Autostart(ctx context.Context, bootID string) error {
+	key := "autostarted/" + i.cfg.URI
+	if last, _, err := i.cfg.Catalog.Value(namespace, key); err != nil || string(last) == bootID {
+		return err
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, autostarters)
+	for _, d := range i.all() {
+		s := d.state.Load()
+		if s.phase != catalog.Inactive || s.hidden || !s.Autostart && !s.seed {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := d.Start(ctx, 0); err != nil {
+				i.cfg.Log.Error("guest could not be started at boot", "guest", s.Name, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return i.cfg.Catalog.Update(func(tx *catalog.Tx) error { return tx.PutValue(namespace, key, []byte(bootID)) })
+}

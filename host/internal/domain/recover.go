@@ -1,0 +1,111 @@
+package domain
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lodgevirt/lodge/host/internal/catalog"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+)
+
+// recoverers is how many guests are asked for at once.
+const recoverers = 16
+
+// Recover asks a driver process that has just become ready, through a connection of its own, what became of every guest that should
+// live. A guest with a job under way is left to that job, which recovers it before it calls the driver again. The first error is
+// returned when all were asked; the guests concerned are marked unknown.
+func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) error {
+	var g errgroup.Group
+	g.SetLimit(recoverers)
+	for _, d := range i.all() {
+		if d.state.Load().phase == catalog.Inactive {
+			continue
+		}
+		g.Go(func() error {
+			j, free := d.try(ctx, "recover")
+			if !free {
+				return nil
+			}
+			defer j.end()
+			return j.recover(driver)
+		})
+	}
+	return g.Wait()
+}
+
+// recover asks the driver what became of the guest, and makes the answer true. In doubt the guest is marked unknown.
+func (j *job) recover(driver pb.DriverServiceClient) error {
+	d := j.d
+	s := *d.state.Load()
+	if s.phase == catalog.Inactive {
+		return nil
+	}
+	incarnation := d.inv.cfg.Incarnation()
+	rsp, err := driver.Recover(j.ctx, d.recoverRequest(&s))
+	if err != nil {
+		j.doubt(&s, err)
+		return fmt.Errorf("recover guest %q: %w", s.Name, err)
+	}
+	d.recovered = incarnation
+	switch rsp.Verdict {
+	case pb.Verdict_VERDICT_RUNNING:
+		return j.found(&s, rsp)
+	case pb.Verdict_VERDICT_NOT_STARTED:
+		if s.phase == catalog.Starting {
+			return j.abandon(&s)
+		}
+		return j.finish(&s, &pb.Change{State: pb.State_STATE_SHUTOFF, Events: []*pb.Event{lifecycle(eventStopped, stoppedFailed)}})
+	case pb.Verdict_VERDICT_GONE:
+		change := rsp.Change
+		if !ended(change.GetState()) {
+			change = &pb.Change{State: pb.State_STATE_SHUTOFF, Events: []*pb.Event{lifecycle(eventStopped, stoppedFailed)}}
+		}
+		return j.finish(&s, change)
+	case pb.Verdict_VERDICT_FOREIGN, pb.Verdict_VERDICT_UNSPECIFIED:
+	}
+	j.doubt(&s, fmt.Errorf("driver answers %s", rsp.Verdict))
+	return nil
+}
+
+// stoppedFailed is VIR_DOMAIN_EVENT_STOPPED_FAILED.
+const stoppedFailed = 5
+
+// found takes a guest back that lives.
+func (j *job) found(s *state, rsp *pb.RecoverResponse) error {
+	if s.phase == catalog.Starting {
+		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
+	}
+	changed := rsp.Handle != nil && rsp.Handle.String() != s.handle.String()
+	if changed {
+		s.handle, s.PID = rsp.Handle, rsp.Handle.Pid
+	}
+	if s.Unknown || changed {
+		s.Unknown = false
+		if err := j.save(s, nil); err != nil {
+			return err
+		}
+	}
+	return j.apply(rsp.Change, rsp.LiveXml)
+}
+
+// Lives is one life of a guest that should go on, for the lock daemon to know whose locks are still needed.
+type Life struct {
+	Owner
+	PID       int32
+	StartTime uint64
+}
+
+// Lives lists the guests that live or may live.
+func (i *Inventory) Lives() []Life {
+	var lives []Life
+	for _, d := range i.all() {
+		s := d.state.Load()
+		if s.phase == catalog.Inactive {
+			continue
+		}
+		lives = append(lives, Life{Owner: d.owner(s), PID: s.PID, StartTime: s.handle.GetStartTime()})
+	}
+	return lives
+}

@@ -1,0 +1,132 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+)
+
+// statsWait is how long a bulk query waits for guests; those that have not answered are left without figures.
+const statsWait = 10 * time.Second
+
+// maxCollect is the largest number of guests of one call.
+const maxCollect = 16384
+
+// StatsRecord is one domain's figures with libvirt's names, in libvirt's order.
+type StatsRecord struct {
+	View  View
+	Stats []*pb.Stat
+}
+
+// Stats collects figures of domains, in their order; groups are bits of virDomainStatsTypes, 0 for all. The state of a domain and all
+// that is known of an inactive one come from memory; a driver that does not answer in time costs its guests' figures, not the call.
+func (i *Inventory) Stats(ctx context.Context, domains []*Domain, groups uint32) ([]StatsRecord, error) {
+	if groups == 0 {
+		groups = allStats
+	}
+	records := make([]StatsRecord, len(domains))
+	byUUID := make(map[string]*StatsRecord)
+	var guests []*pb.GuestHandle
+	for n, d := range domains {
+		s := d.state.Load()
+		records[n].View = s.View
+		records[n].Stats = s.stats(groups)
+		if s.Active() && groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 && len(guests) < maxCollect {
+			guests = append(guests, &pb.GuestHandle{Guest: s.guest(i.cfg.Connection), Handle: s.handle})
+			byUUID[s.UUID.String()] = &records[n]
+		}
+	}
+	if len(guests) == 0 {
+		return records, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, statsWait)
+	defer cancel()
+	err := i.collect(ctx, guests, groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE), func(r *pb.CollectResponse) {
+		if rec := byUUID[r.Uuid]; rec != nil {
+			rec.Stats = append(rec.Stats, r.Stats...)
+		}
+	})
+	if err != nil {
+		i.cfg.Log.Debug("statistics are not complete", "error", err)
+	}
+	return records, nil
+}
+
+// allStats are the groups that a driver or the core can answer.
+const allStats = uint32(pb.StatsGroup_STATS_GROUP_STATE | pb.StatsGroup_STATS_GROUP_CPU_TOTAL | pb.StatsGroup_STATS_GROUP_BALLOON |
+	pb.StatsGroup_STATS_GROUP_VCPU | pb.StatsGroup_STATS_GROUP_INTERFACE | pb.StatsGroup_STATS_GROUP_BLOCK)
+
+// stats is what the core itself knows.
+func (s *state) stats(groups uint32) []*pb.Stat {
+	var stats []*pb.Stat
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 {
+		stats = append(stats, intStat("state.state", int32(s.State)), intStat("state.reason", s.Reason))
+	}
+	if s.Active() {
+		return stats
+	}
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_BALLOON) != 0 {
+		stats = append(stats, &pb.Stat{Name: "balloon.maximum", Value: &pb.Stat_Ullong{Ullong: s.MaxMemoryKiB}})
+	}
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_VCPU) != 0 {
+		stats = append(stats, uintStat("vcpu.current", s.VCPUs), uintStat("vcpu.maximum", s.MaxVCPUs))
+	}
+	return stats
+}
+
+func intStat(name string, v int32) *pb.Stat { return &pb.Stat{Name: name, Value: &pb.Stat_Int{Int: v}} }
+func uintStat(name string, v uint32) *pb.Stat {
+	return &pb.Stat{Name: name, Value: &pb.Stat_Uint{Uint: v}}
+}
+
+// collect has the driver measure guests.
+func (i *Inventory) collect(ctx context.Context, guests []*pb.GuestHandle, groups uint32, take func(*pb.CollectResponse)) error {
+	stream, err := pb.NewStatsServiceClient(i.cfg.Plugin).Collect(ctx, &pb.CollectRequest{Guests: guests, Groups: groups})
+	if err != nil {
+		return fmt.Errorf("collect statistics of %d guests: %w", len(guests), err)
+	}
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("collect statistics of %d guests: %w", len(guests), err)
+		}
+		take(r)
+	}
+}
+
+// cpuTimeWait bounds the question for the CPU time of a guest without a process on this machine.
+const cpuTimeWait = 2 * time.Second
+
+// CPUTime returns the CPU time of an active guest in nanoseconds, 0 for an inactive one. That of a process on this machine is read
+// from the kernel, so a driver that hangs does not matter.
+func (d *Domain) CPUTime(ctx context.Context) (uint64, error) {
+	s := d.state.Load()
+	if !s.Active() {
+		return 0, nil
+	}
+	if s.PID > 0 {
+		return d.inv.cfg.ProcessCPUTime(s.PID, s.handle.GetStartTime())
+	}
+	ctx, cancel := context.WithTimeout(ctx, cpuTimeWait)
+	defer cancel()
+	var nanoseconds uint64
+	guest := &pb.GuestHandle{Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle}
+	err := d.inv.collect(ctx, []*pb.GuestHandle{guest}, uint32(pb.StatsGroup_STATS_GROUP_CPU_TOTAL), func(r *pb.CollectResponse) {
+		for _, st := range r.Stats {
+			if st.Name == "cpu.time" {
+				nanoseconds = st.GetUllong()
+			}
+		}
+	})
+	if err != nil {
+		d.inv.cfg.Log.Debug("cpu time is not known", "guest", s.Name, "error", err)
+	}
+	return nanoseconds, nil
+}

@@ -1,0 +1,86 @@
+package connection
+
+import (
+	"context"
+	"net/url"
+	"strings"
+
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// maxURI is the longest URI in bytes.
+const maxURI = 4096
+
+// Router knows every connection that the host's drivers offer.
+type Router struct {
+	byURI   map[string]*Connection
+	schemes map[string]bool
+	first   *Connection
+}
+
+// NewRouter returns an empty router.
+func NewRouter() *Router {
+	return &Router{byURI: map[string]*Connection{}, schemes: map[string]bool{}}
+}
+
+// Add makes a connection reachable under its URI and under further paths of the same scheme. The first connection that is added is the
+// host's default.
+func (r *Router) Add(c *Connection, aliases ...string) {
+	r.schemes[c.cfg.Scheme] = true
+	for _, path := range append([]string{c.cfg.Path}, aliases...) {
+		r.byURI[c.cfg.Scheme+":///"+path] = c
+	}
+	if r.first == nil {
+		r.first = c
+	}
+}
+
+// Open finds the connection for a URI as it arrives in REMOTE_PROC_CONNECT_OPEN; "" is the host's default connection. It answers
+// from memory. An unknown scheme is NoConnect, an unknown path of a known one Internal, as libvirt has it.
+func (r *Router) Open(_ context.Context, uri string) (*Connection, error) {
+	if uri == "" {
+		if r.first == nil {
+			return nil, verr.New(verr.NoConnect, "no connection driver available: no plugin is enabled")
+		}
+		return r.first, nil
+	}
+	if len(uri) > maxURI {
+		return nil, verr.New(verr.InvalidArg, "URI of %d bytes is longer than %d", len(uri), maxURI)
+	}
+	u, err := url.Parse(uri)
+	if err != nil {
+		return nil, verr.New(verr.InvalidArg, "cannot parse URI %q: %w", uri, err)
+	}
+	scheme, _, _ := strings.Cut(u.Scheme, "+") // a transport is the client's affair
+	if !r.schemes[scheme] {
+		return nil, verr.New(verr.NoConnect, "no connection driver available for %s", uri)
+	}
+	c := r.byURI[scheme+":///"+strings.Trim(u.Path, "/")]
+	if c == nil || u.Host != "" {
+		return nil, verr.New(verr.Internal, "unexpected %s URI path '%s', try %s", scheme, u.Path, r.example(scheme))
+	}
+	return c, nil
+}
+
+// All returns the connections in no order.
+func (r *Router) All() []*Connection {
+	seen := map[*Connection]bool{}
+	var all []*Connection
+	for _, c := range r.byURI {
+		if !seen[c] {
+			seen[c] = true
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// example is a URI of a scheme that works.
+func (r *Router) example(scheme string) string {
+	for _, c := range r.byURI {
+		if c.cfg.Scheme == scheme {
+			return c.URI
+		}
+	}
+	return ""
+}

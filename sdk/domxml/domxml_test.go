@@ -207,6 +207,25 @@ func TestRenamesAndRenumbers(t *testing.T) {
 	}
 }
 
+func TestIDs(t *testing.T) {
+	for _, c := range []struct {
+		doc, want string
+		id        int32
+	}{
+		{"<domain type='test'>\n</domain>\n", "<domain type='test' id='7'>\n</domain>\n", 7},
+		{"<domain type='test' id='1' xmlns:a='b'>", "<domain type='test' id='7' xmlns:a='b'>", 7},
+		{"<domain type='test' id='1'>", "<domain type='test'>", -1},
+		{"<domain>", "<domain id='0'>", 0},
+	} {
+		if got, err := domxml.SetID(c.doc, c.id); err != nil || got != c.want {
+			t.Errorf("%s with id %d: got %s, %v", c.doc, c.id, got, err)
+		}
+	}
+	if _, err := domxml.SetID("<network/>", 1); !verr.Is(err, verr.XMLError) {
+		t.Errorf("a network got an id: %v", err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(printed)
 	f.Add(minimal)

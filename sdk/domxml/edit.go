@@ -1,6 +1,9 @@
 package domxml
 
 import (
+	"strconv"
+	"strings"
+
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -22,6 +25,27 @@ func SetUUID(doc, id string) (string, error) {
 		return "", err
 	}
 	return setText(doc, "uuid", parsed.String())
+}
+
+// SetID returns a definition that this package has printed with libvirt's id of the running domain on its root, or without one if
+// id is negative. It reads no further than the root's start tag, so that it costs a copy of the text and no more.
+func SetID(doc string, id int32) (string, error) {
+	end := strings.IndexByte(doc, '>')
+	if end < 0 || !strings.HasPrefix(doc, "<domain") {
+		return "", verr.New(verr.XMLError, "definition does not begin with its root element")
+	}
+	tag := doc[:end+1]
+	if start, stop, ok := findAttribute(tag, "id"); ok {
+		tag = tag[:start] + tag[stop:]
+	}
+	if id >= 0 {
+		at := len("<domain")
+		if _, stop, ok := findAttribute(tag, "type"); ok {
+			at = stop
+		}
+		tag = tag[:at] + " id='" + strconv.Itoa(int(id)) + "'" + tag[at:]
+	}
+	return tag + doc[end+1:], nil
 }
 
 // setText sets or, if the value is empty, removes a child of the root that holds nothing but a text.

@@ -276,17 +276,35 @@ func (j *jail) end(sig unix.Signal) error {
 
 // clear ends whatever is left in the jail: children are the daemons and, orphaned, the guests.
 func (j *jail) clear() {
-	for range 100 {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
-		pids := strings.Fields(string(children))
-		if err != nil || len(pids) == 0 {
+	for range 250 {
+		left := children()
+		if len(left) == 0 {
 			return
 		}
-		for _, pid := range pids {
-			if n, err := strconv.Atoi(pid); err == nil {
-				_ = unix.Kill(n, unix.SIGKILL) // A child that has ended meanwhile is what is wanted.
-			}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL) // A child that has ended meanwhile is what is wanted.
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// children lists this process's children: the kernel keeps a list for each thread that has made or adopted some.
+func children() []int {
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // The thread has ended; its children have gone to another.
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
 }

@@ -1,0 +1,290 @@
+package domain
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lodgevirt/lodge/host/internal/catalog"
+	"github.com/lodgevirt/lodge/host/internal/event"
+	"github.com/lodgevirt/lodge/sdk/domxml"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// fakeDriver is a driver whose guests outlive it: restart forgets all but them. Hooks let a test fail, hold or kill a call.
+type fakeDriver struct {
+	pb.UnimplementedDriverServiceServer
+	pb.UnimplementedLifecycleServiceServer
+
+	mu     sync.Mutex
+	alive  map[string]uint64 // generation by UUID
+	starts map[string]int
+	// before and after run around Start's effect; an error ends the call there.
+	before, after func(ctx context.Context) error
+	events        chan *pb.WatchEvent
+}
+
+func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
+	d, err := domxml.Parse(req.Xml)
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	if err := domxml.Complete(d); err != nil {
+		return nil, verr.Status(err)
+	}
+	text, err := domxml.Format(d)
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	return &pb.ValidateResponse{Xml: text, Summary: domxml.Summarize(d)}, nil
+}
+
+func (f *fakeDriver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
+	f.mu.Lock()
+	before, after := f.before, f.after
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(ctx); err != nil {
+			return nil, verr.Status(err)
+		}
+	}
+	f.mu.Lock()
+	f.alive[req.Guest.Uuid] = req.Guest.Generation
+	f.starts[req.Guest.Uuid]++
+	f.mu.Unlock()
+	if after != nil {
+		if err := after(ctx); err != nil {
+			return nil, verr.Status(err)
+		}
+	}
+	return &pb.StartResponse{
+		Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml,
+		Change: &pb.Change{
+			State: pb.State_STATE_RUNNING, Reason: 1,
+			Events: []*pb.Event{lifecycle(4, 0), lifecycle(2, 0)},
+		},
+	}, nil
+}
+
+func (f *fakeDriver) Stop(_ context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.alive, req.Guest.Uuid)
+	return &pb.StopResponse{Change: &pb.Change{
+		State: pb.State_STATE_SHUTOFF, Reason: 2, Events: []*pb.Event{lifecycle(6, 2), lifecycle(5, 1)},
+	}}, nil
+}
+
+func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.RecoverResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	gen, ok := f.alive[req.Guest.Uuid]
+	switch {
+	case ok && gen == req.Guest.Generation:
+		return &pb.RecoverResponse{
+			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml,
+			Change: &pb.Change{State: pb.State_STATE_RUNNING, Reason: 1},
+		}, nil
+	case ok:
+		return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_FOREIGN}, nil
+	case req.Handle == nil:
+		return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_NOT_STARTED}, nil
+	}
+	return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_GONE, Change: &pb.Change{
+		State: pb.State_STATE_SHUTOFF, Reason: 3, Events: []*pb.Event{lifecycle(5, 2)},
+	}}, nil
+}
+
+func (f *fakeDriver) Suspend(context.Context, *pb.SuspendRequest) (*pb.SuspendResponse, error) {
+	return &pb.SuspendResponse{Change: &pb.Change{
+		State: pb.State_STATE_PAUSED, Reason: 1, Events: []*pb.Event{lifecycle(3, 0)},
+	}}, nil
+}
+
+func (f *fakeDriver) Watch(_ *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
+	hello := &pb.WatchResponse{Message: &pb.WatchResponse_Hello{Hello: &pb.Hello{Epoch: 1}}}
+	if err := stream.Send(hello); err != nil {
+		return err
+	}
+	for {
+		select {
+		case e := <-f.events:
+			if err := stream.Send(&pb.WatchResponse{Message: &pb.WatchResponse_Event{Event: e}}); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		}
+	}
+}
+
+// hook sets what runs around the effect of Start.
+func (f *fakeDriver) hook(before, after func(context.Context) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before, f.after = before, after
+}
+
+func (f *fakeDriver) lives(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.alive[id]
+	return ok
+}
+
+// fakeLocks is a lock table in memory.
+type fakeLocks struct {
+	mu   sync.Mutex
+	held map[string]Owner
+}
+
+func (l *fakeLocks) Acquire(_ context.Context, o Owner, disks []LockedDisk) ([]HeldLock, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range disks {
+		if h, ok := l.held[d.Path]; ok {
+			return nil, verr.New(verr.ResourceBusy, "%s is locked by %s", d.Path, h.Name)
+		}
+	}
+	var out []HeldLock
+	for _, d := range disks {
+		l.held[d.Path] = o
+		out = append(out, HeldLock{Resource: d.Path})
+	}
+	return out, nil
+}
+
+func (l *fakeLocks) SetProcess(context.Context, Owner, int32, uint64) error { return nil }
+
+func (l *fakeLocks) Release(_ context.Context, o Owner) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for path, h := range l.held {
+		if h.UUID == o.UUID && h.Generation == o.Generation {
+			delete(l.held, path)
+		}
+	}
+	return nil
+}
+
+func (l *fakeLocks) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.held)
+}
+
+type noFiles struct{}
+
+func (noFiles) SendFile(context.Context, []byte, *os.File) error { return nil }
+
+// bench is an inventory with all that it needs.
+type bench struct {
+	*Inventory
+	t           *testing.T
+	driver      *fakeDriver
+	locks       *fakeLocks
+	bus         *event.Bus
+	path        string
+	cat         *catalog.Catalog
+	incarnation atomic.Uint64
+	conn        *grpc.ClientConn
+	server      *grpc.Server
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{
+		t: t, bus: event.NewBus(0), path: filepath.Join(t.TempDir(), "catalog.db"),
+		driver: &fakeDriver{alive: map[string]uint64{}, starts: map[string]int{}, events: make(chan *pb.WatchEvent)},
+		locks:  &fakeLocks{held: map[string]Owner{}},
+	}
+	t.Cleanup(func() { b.down() })
+	b.up()
+	return b
+}
+
+// up starts core and driver; down ends them and leaves disk, guests and locks.
+func (b *bench) up() {
+	b.t.Helper()
+	lis := bufconn.Listen(1 << 20)
+	b.server = grpc.NewServer()
+	pb.RegisterDriverServiceServer(b.server, b.driver)
+	pb.RegisterLifecycleServiceServer(b.server, b.driver)
+	go b.server.Serve(lis)
+	var err error
+	b.conn, err = grpc.NewClient("passthrough:fake", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if b.cat, err = catalog.Open(b.path); err != nil {
+		b.t.Fatal(err)
+	}
+	b.incarnation.Add(1)
+	b.Inventory, err = New(Config{
+		URI: "fake:///default", Connection: "default", Driver: "fake", Plugin: b.conn, Incarnation: b.incarnation.Load,
+		Files: noFiles{}, Catalog: b.cat, Events: b.bus, Locks: b.locks, Log: hclog.NewNullLogger(),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) down() {
+	b.conn.Close()
+	b.server.Stop()
+	b.cat.Close()
+}
+
+// restart is a SIGKILL of the core and its return.
+func (b *bench) restart() {
+	b.t.Helper()
+	b.down()
+	b.up()
+	if err := b.Recover(b.t.Context(), pb.NewDriverServiceClient(b.conn)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) define(name string) *Domain {
+	b.t.Helper()
+	d, err := b.Define(b.t.Context(), guestXML(name), 0)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return d
+}
+
+func guestXML(name string) string {
+	return fmt.Sprintf(`<domain type='test'><name>%s</name><memory>1024</memory><os><type>hvm</type></os><devices>
+<disk type='file' device='disk'><source file='/images/%s'/><target dev='vda'/></disk></devices></domain>`, name, name)
+}
+
+// lifecycles reads n lifecycle events as "event/detail@id".
+func lifecycles(t *testing.T, s *event.Subscription, n int) []string {
+	t.Helper()
+	var got []string
+	timeout := time.After(10 * time.Second)
+	for len(got) < n {
+		select {
+		case e := <-s.C():
+			l := e.Domain.GetLifecycle()
+			got = append(got, fmt.Sprintf("%d/%d@%d", l.GetEvent(), l.GetDetail(), e.ID))
+		case <-timeout:
+			t.Fatalf("only %v of %d events", got, n)
+		}
+	}
+	return got
+}

@@ -177,11 +177,16 @@ func (h *Host) Stop(ctx context.Context) error {
 	return h.WaitCore(ctx)
 }
 
-// closeOrder is the order in which Close ends what is left: the core first, since it restarts the others.
+// closeOrder is the order in which End ends what is left: the core first, since it restarts the others.
 var closeOrder = []Kind{Core, Plugin, Lockd, Guest}
 
 // Close ends every process of the host, guests included, and removes its folder.
 func (h *Host) Close() error {
+	return errors.Join(h.End(), os.RemoveAll(h.Dir))
+}
+
+// End ends every process of the host, guests included, and keeps its folder.
+func (h *Host) End() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var errs []error
@@ -193,8 +198,7 @@ func (h *Host) Close() error {
 			errs = append(errs, h.WaitCore(ctx))
 		}
 	}
-	errs = append(errs, h.AwaitGone(ctx, closeOrder...), os.RemoveAll(h.Dir))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, h.AwaitGone(ctx, closeOrder...))...)
 }
 
 // AwaitGone returns once no process of the kinds is left.

@@ -37,7 +37,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 while read -r module; do insmod "$module"; done < /modules
-acpid -c /etc/acpi
+acpid -d -c /etc/acpi &
 i=0
 while :; do
 	echo "tick $i"

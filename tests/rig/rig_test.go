@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,7 +67,8 @@ func TestProbeTellsWhenALockWasFree(t *testing.T) {
 	}
 }
 
-// TestImageBoots boots the guest's image with QEMU alone and waits until it has counted to 3 on its console and on its disk.
+// TestImageBoots boots the guest's image with QEMU alone, waits until it has counted to 3 on its console and on its disk, and presses
+// its power button.
 func TestImageBoots(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a guest")
@@ -75,18 +77,20 @@ func TestImageBoots(t *testing.T) {
 	if err != nil {
 		t.Skip("no QEMU (make deps)")
 	}
-	image, err := rig.BuildImage("../..", t.TempDir())
+	dir := t.TempDir()
+	image, err := rig.BuildImage("../..", dir)
 	if errors.Is(err, rig.ErrNoGuest) {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	monitor := filepath.Join(dir, "monitor")
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, qemu, "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "128", "-serial", "stdio",
 		"-kernel", image.Kernel, "-initrd", image.Initramfs, "-append", "console=ttyS0 quiet",
-		"-drive", "if=virtio,format=raw,file="+image.Disk)
+		"-monitor", "unix:"+monitor+",server=on,wait=off", "-drive", "if=virtio,format=raw,file="+image.Disk)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -102,13 +106,30 @@ func TestImageBoots(t *testing.T) {
 			t.Fatalf("console ended: %v\n%s", err, console.String())
 		}
 	}
-	cancel()
-	_ = cmd.Wait() // It was killed.
 	disk, err := os.ReadFile(image.Disk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.HasPrefix(disk, []byte("tick ")) {
 		t.Errorf("the disk begins with %q, want a count", disk[:16])
+	}
+	pressPower(t, monitor)
+	_, _ = console.ReadFrom(stdout) // It ends with QEMU, whose exit code says whether all was well.
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the guest did not power off: %v\n%s", err, console.String())
+	}
+}
+
+// pressPower presses the power button through QEMU's monitor.
+func pressPower(t *testing.T, monitor string) {
+	t.Helper()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(t.Context(), "unix", monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("system_powerdown\n")); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,0 +1,162 @@
+package lockserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/host/internal/lockproto"
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
+	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// procedures of our program. The frame's files are closed by the caller.
+var procedures = map[int32]func(*Server, context.Context, rpc.Frame) (answer, error){
+	lockproto.Acquire:    (*Server).acquire,
+	lockproto.SetProcess: (*Server).setProcess,
+	lockproto.Release:    (*Server).release,
+	lockproto.List:       (*Server).list,
+	lockproto.Adopt:      (*Server).adopt,
+	lockproto.Status:     (*Server).status,
+}
+
+// call runs a procedure of our program.
+func (s *Server) call(ctx context.Context, f rpc.Frame) (answer, error) {
+	do, ok := procedures[f.Procedure]
+	if !ok {
+		return answer{}, unknown(f)
+	}
+	a, err := do(s, ctx, f)
+	return a, translate(err)
+}
+
+func (s *Server) acquire(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.AcquireArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	owner, resources := ownerOf(args.Owner), resourcesOf(args.Resources)
+	granted, err := s.grant(ctx, owner, resources, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	first := min(int(args.First), len(resources))
+	some := resources[first:min(first+lockproto.MaxFiles, len(resources))]
+	files, err := s.table.Files(ctx, owner, some)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{value: listOf(granted, false), files: files, fds: true}, nil
+}
+
+func (s *Server) adopt(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.AcquireArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	if len(f.Files) > len(args.Resources) || len(args.Resources) > lockproto.MaxFiles {
+		return answer{}, verr.New(verr.InvalidArg, "%d descriptors for %d resources", len(f.Files), len(args.Resources))
+	}
+	granted, err := s.grant(ctx, ownerOf(args.Owner), resourcesOf(args.Resources), f.Files)
+	return answer{value: listOf(granted, false)}, err
+}
+
+// grant makes the lockspaces known and acquires.
+func (s *Server) grant(ctx context.Context, o leases.Owner, rs []lockspace.Resource, files []*os.File) ([]leases.Info, error) {
+	wants := make([]leases.Want, len(rs))
+	for i, r := range rs {
+		wants[i].Resource = r
+		if i < len(files) {
+			wants[i].File = files[i]
+		}
+		if s.table.HasSpace(r.Lockspace) {
+			continue
+		}
+		if err := s.table.AddSpace(r.Lockspace); err != nil && !errors.Is(err, leases.ErrSpaceExists) {
+			return nil, err
+		}
+	}
+	return s.table.Acquire(ctx, o, wants)
+}
+
+func (s *Server) setProcess(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.SetProcessArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	return answer{}, s.table.SetProcess(ctx, ownerOf(args.Owner))
+}
+
+func (s *Server) release(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.ReleaseArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	owner := leases.Owner{UUID: args.UUID, Generation: args.Generation}
+	n, err := s.table.Release(ctx, owner, resourcesOf(args.Resources))
+	return answer{value: &lockproto.ReleaseRet{Released: uint32(n)}}, err
+}
+
+func (s *Server) list(_ context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.ListArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	all := slices.DeleteFunc(s.table.List(), func(i leases.Info) bool { return i.Number <= args.After })
+	slices.SortFunc(all, func(a, b leases.Info) int { return cmp.Compare(a.Number, b.Number) })
+	more := len(all) > lockproto.MaxPage
+	return answer{value: listOf(all[:min(len(all), lockproto.MaxPage)], more)}, nil
+}
+
+func (s *Server) status(context.Context, rpc.Frame) (answer, error) {
+	ret := &lockproto.StatusRet{
+		PID: int32(os.Getpid()), Version: s.version, StartedMS: s.started.UnixMilli(), Clients: uint32(s.clients.Load()),
+	}
+	type owner struct {
+		uuid       [16]byte
+		generation uint64
+		process    process.ID
+	}
+	owners := map[owner]bool{}
+	for _, l := range s.table.List() {
+		owners[owner{l.Owner.UUID, l.Owner.Generation, l.Owner.Process}] = true
+		switch l.State {
+		case leases.Held:
+			ret.Held++
+		case leases.Unproven:
+			ret.Unproven++
+		case leases.Lost:
+			ret.Lost++
+		case leases.Pending:
+		}
+	}
+	ret.Owners = uint32(len(owners))
+	return answer{value: ret}, nil
+}
+
+// translate gives the table's errors their libvirt codes; the domain is the program's.
+func translate(err error) error {
+	var busy *leases.BusyError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &busy):
+		return verr.New(verr.ResourceBusy, "%w", err)
+	case errors.Is(err, process.ErrGone):
+		e := verr.New(verr.SystemError, "%w", err)
+		e.Errno = int(unix.ESRCH)
+		return e
+	case errors.Is(err, lockspace.ErrName):
+		return verr.New(verr.InvalidArg, "%w", err)
+	case errors.Is(err, leases.ErrNotHeld):
+		return verr.New(verr.OperationInvalid, "%w", err)
+	}
+	return err
+}

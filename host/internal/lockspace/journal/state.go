@@ -1,0 +1,128 @@
+package journal
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
+)
+
+// Op is what a record says.
+type Op string
+
+// Operations.
+const (
+	// Boot opens a journal: the boot of the machine that everything after it belongs to.
+	Boot Op = "boot"
+	// Space adds a lockspace.
+	Space Op = "space"
+	// Acquire adds leases of one owner, all or none.
+	Acquire Op = "acquire"
+	// Process says which process the owner of leases has become.
+	Process Op = "process"
+	// Release ends leases by their numbers.
+	Release Op = "release"
+)
+
+// Owner is who holds leases.
+type Owner struct {
+	// UUID of the guest.
+	UUID uuid.UUID `json:"uuid"`
+	// Name of the guest.
+	Name string `json:"name"`
+	// ID is libvirt's number of the running guest.
+	ID uint32 `json:"id,omitempty"`
+	// Generation counts the guest's starts; leases of one generation are never taken for those of another.
+	Generation uint64 `json:"gen,omitempty"`
+	// Classic marks a client of virtlockd's protocol, which has no generation and is told apart by its process.
+	Classic bool `json:"classic,omitempty"`
+	// Process is the guest's, or zero while it has none.
+	Process process.ID `json:"process,omitzero"`
+}
+
+// Lease is one lock of one owner.
+type Lease struct {
+	// Number is never used twice within a journal.
+	Number uint64 `json:"n"`
+	// Owner is kept in the record, not here, when written.
+	Owner Owner `json:"-"`
+	// Resource is what is locked.
+	Resource lockspace.Resource `json:"resource"`
+	// Since is when it was taken.
+	Since time.Time `json:"since"`
+}
+
+// Record is one line of the journal. Which fields count depends on Op.
+type Record struct {
+	Op      Op       `json:"op"`
+	Boot    string   `json:"boot,omitempty"`
+	Space   string   `json:"space,omitempty"`
+	Owner   Owner    `json:"owner,omitzero"`
+	Leases  []Lease  `json:"leases,omitempty"`
+	Numbers []uint64 `json:"numbers,omitempty"`
+}
+
+// State is what all records together say.
+type State struct {
+	// Boot is the machine's boot that the records were written in.
+	Boot string
+	// Spaces are the known lockspaces.
+	Spaces map[string]bool
+	// Leases are the living ones by number.
+	Leases map[uint64]Lease
+	// Next is a number that no lease has had.
+	Next uint64
+}
+
+func newState() State {
+	return State{Spaces: map[string]bool{}, Leases: map[uint64]Lease{}, Next: 1}
+}
+
+// apply folds one record in. Records about leases that are not there change nothing.
+func (s *State) apply(r Record) {
+	switch r.Op {
+	case Boot:
+		s.Boot = r.Boot
+	case Space:
+		s.Spaces[r.Space] = true
+	case Acquire:
+		for _, l := range r.Leases {
+			l.Owner = r.Owner
+			s.Leases[l.Number] = l
+			s.Next = max(s.Next, l.Number+1)
+		}
+	case Process:
+		for _, n := range r.Numbers {
+			if l, ok := s.Leases[n]; ok {
+				l.Owner.Process = r.Owner.Process
+				s.Leases[n] = l
+			}
+		}
+	case Release:
+		for _, n := range r.Numbers {
+			delete(s.Leases, n)
+		}
+	}
+}
+
+// records returns the shortest journal that says the same.
+func (s *State) records() []Record {
+	out := []Record{{Op: Boot, Boot: s.Boot}}
+	for _, space := range slices.Sorted(maps.Keys(s.Spaces)) {
+		out = append(out, Record{Op: Space, Space: space})
+	}
+	leases := slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
+	for _, l := range leases {
+		out = append(out, Record{Op: Acquire, Owner: l.Owner, Leases: []Lease{l}})
+	}
+	return out
+}
+
+func (s *State) clone() State {
+	return State{Boot: s.Boot, Spaces: maps.Clone(s.Spaces), Leases: maps.Clone(s.Leases), Next: s.Next}
+}

@@ -1,0 +1,148 @@
+package leases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
+)
+
+// SetProcess says which process a guest has become: from now on its exit ends the guest's leases. Locks that are not held yet are
+// looked for in it. Saying the same again changes nothing; an owner without leases is no error. Returns process.ErrGone if
+// there is no such process any more, and then changes nothing.
+func (t *Table) SetProcess(ctx context.Context, owner Owner) error {
+	g, leave, err := t.enter(ctx, keyOf(owner))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := t.attach(g, owner); err != nil {
+		return err
+	}
+	t.restore(g)
+	return nil
+}
+
+// attach makes the owner's process, if it has one, the group's: recorded with the leases that are there, and watched. The caller
+// has the group's turn.
+func (t *Table) attach(g *group, owner Owner) error {
+	current := t.processOf(g)
+	if owner.Process.PID == 0 || (current != nil && current.ID() == owner.Process) {
+		return nil
+	}
+	p, err := process.Open(owner.Process)
+	if err != nil {
+		return err
+	}
+	if err := t.recordProcess(g, owner); err != nil {
+		p.Close()
+		return err
+	}
+	return t.watch(g, p)
+}
+
+// recordProcess writes the process of the group's leases into the journal, and then into the leases.
+func (t *Table) recordProcess(g *group, owner Owner) error {
+	numbers := t.numbers(g)
+	if len(numbers) == 0 {
+		return nil
+	}
+	if err := t.journal.Append(journal.Record{Op: journal.Process, Owner: owner, Numbers: numbers}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range g.leases {
+		l.Owner.Process = owner.Process
+	}
+	return nil
+}
+
+func (t *Table) numbers(g *group) []uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	numbers := make([]uint64, 0, len(g.leases))
+	for n := range g.leases {
+		numbers = append(numbers, n)
+	}
+	return numbers
+}
+
+// watch replaces the group's process and starts to wait for its exit. The process is the table's from now on.
+func (t *Table) watch(g *group, p *process.Process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		p.Close()
+		return ErrClosed
+	}
+	g.watchNobody()
+	g.process = p
+	t.work.Go(func() { t.await(g.key, p) })
+	return nil
+}
+
+// await ends the leases of a process when it has exited. It returns early if the watch is ended.
+func (t *Table) await(k key, p *process.Process) {
+	if err := p.Wait(context.Background()); err != nil {
+		return
+	}
+	g, leave, err := t.enter(context.Background(), k)
+	if err != nil {
+		return
+	}
+	defer leave()
+	if t.processOf(g) == p {
+		t.exited(g, p.ID())
+	}
+}
+
+// exited ends all leases of a group whose process is gone. The caller has the group's turn.
+func (t *Table) exited(g *group, id process.ID) {
+	numbers := t.numbers(g)
+	if err := t.journal.Append(journal.Record{Op: journal.Release, Numbers: numbers}); err != nil {
+		// After a restart the process is still gone, and this is done again.
+		t.log.Warn("cannot record release", "error", err)
+	}
+	for _, l := range t.drop(g, func(*lease) bool { return true }) {
+		t.log.Debug("lock released", "path", l.Resource.Path(), "guest", l.Owner.Name, "gen", l.Owner.Generation, "pid", id.PID)
+	}
+}
+
+// open opens the process that a group's leases name, after a restart. It reports false if there is none to wait for: the owner has no
+// process, or it is gone, and then its leases have ended.
+func (t *Table) open(g *group) bool {
+	if t.processOf(g) != nil {
+		return true
+	}
+	id := t.recorded(g)
+	if id.PID == 0 {
+		return true
+	}
+	p, err := process.Open(id)
+	if errors.Is(err, process.ErrGone) {
+		t.exited(g, id)
+		return false
+	}
+	if err == nil {
+		err = t.watch(g, p)
+	}
+	if err != nil {
+		t.log.Warn("cannot watch a guest's process", "error", fmt.Errorf("recover locks: %w", err))
+	}
+	return true
+}
+
+// recorded returns the process in the group's leases, or zero.
+func (t *Table) recorded(g *group) process.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range g.leases {
+		if l.Owner.Process.PID != 0 {
+			return l.Owner.Process
+		}
+	}
+	return process.ID{}
+}

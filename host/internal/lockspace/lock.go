@@ -1,0 +1,182 @@
+package lockspace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxRaces bounds how often Take starts anew because the file was removed or replaced under its hands.
+const maxRaces = 1000
+
+// FileID is a file's identity while somebody has it open.
+type FileID struct {
+	Dev, Ino uint64
+}
+
+// BusyError says that somebody else holds a lock that conflicts.
+type BusyError struct {
+	// Resource is what was asked for.
+	Resource Resource
+	// File is the locked file.
+	File FileID
+	// PID is the holder's process if the kernel tells (it does so for POSIX locks only), else 0.
+	PID int
+}
+
+// Error names the file and, if known, the process.
+func (e *BusyError) Error() string {
+	who := "another process"
+	if e.PID > 0 {
+		who = fmt.Sprintf("process %d", e.PID)
+	}
+	return fmt.Sprintf("lock %q: held by %s", e.Resource.Path(), who)
+}
+
+// Lock is a lock that this process holds, with the descriptor that carries it. Its owner ends it with Release or Close.
+type Lock struct {
+	fd       int
+	file     FileID
+	resource Resource
+}
+
+// Take locks a resource at once or returns a *BusyError. The file is created if the resource is temporary; an error of the
+// system (missing file, no permission) is wrapped.
+func Take(r Resource) (*Lock, error) {
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
+	for range maxRaces {
+		l, err := open(r)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.set(r.Mode); err != nil {
+			err = l.explain(err)
+			l.Close()
+			return nil, err
+		}
+		if l.Named() {
+			return l, nil
+		}
+		l.Close()
+	}
+	return nil, fmt.Errorf("lock %q: the file is replaced all the time", r.Path())
+}
+
+// open returns a Lock that is not locked yet.
+func open(r Resource) (*Lock, error) {
+	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	if r.Temporary {
+		flags |= unix.O_CREAT
+	}
+	fd, err := openat(r.Path(), flags)
+	if r.Mode == Shared && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
+		fd, err = openat(r.Path(), flags&^(unix.O_RDWR|unix.O_CREAT))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open lock file %q: %w", r.Path(), err)
+	}
+	id, err := identify(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open lock file %q: %w", r.Path(), err)
+	}
+	return &Lock{fd: fd, file: id, resource: r}, nil
+}
+
+func openat(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags, 0o600)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// identify returns the identity of an open file, which must be a regular one or a block device.
+func identify(fd int) (FileID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return FileID{}, err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFBLK {
+		return FileID{}, errors.New("neither a regular file nor a block device")
+	}
+	return FileID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// set changes the lock of the description, without waiting.
+func (l *Lock) set(m Mode) error {
+	kind := int16(unix.F_WRLCK)
+	if m == Shared {
+		kind = unix.F_RDLCK
+	}
+	return fcntl(l.fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Whence: 0, Start: 0, Len: 1})
+}
+
+func fcntl(fd, cmd int, lk *unix.Flock_t) error {
+	for {
+		err := unix.FcntlFlock(uintptr(fd), cmd, lk)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// explain turns the kernel's refusal into a BusyError that names the holder.
+func (l *Lock) explain(err error) error {
+	if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("lock %q: %w", l.resource.Path(), err)
+	}
+	busy := &BusyError{Resource: l.resource, File: l.file}
+	lk := unix.Flock_t{Type: unix.F_WRLCK, Len: 1}
+	if l.resource.Mode == Shared {
+		lk.Type = unix.F_RDLCK
+	}
+	if fcntl(l.fd, unix.F_OFD_GETLK, &lk) == nil && lk.Type != unix.F_UNLCK && lk.Pid > 0 {
+		busy.PID = int(lk.Pid)
+	}
+	return busy
+}
+
+// Resource returns what is locked.
+func (l *Lock) Resource() Resource { return l.resource }
+
+// File returns the identity of the locked file.
+func (l *Lock) File() FileID { return l.file }
+
+// Named reports whether the resource's path still leads to the locked file.
+func (l *Lock) Named() bool {
+	var st unix.Stat_t
+	err := unix.Stat(l.resource.Path(), &st)
+	return err == nil && FileID{Dev: st.Dev, Ino: st.Ino} == l.file
+}
+
+// Duplicate returns another descriptor of the same description, for a guest to inherit. The caller closes it.
+func (l *Lock) Duplicate() (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate lock of %q: %w", l.resource.Path(), err)
+	}
+	return os.NewFile(uintptr(fd), l.resource.Path()), nil
+}
+
+// Release drops the lock, for all duplicates of the descriptor too, and closes it. The file of a temporary resource is removed
+// while it is still locked, unless others share it, so that nobody can lock a file that has lost its name.
+func (l *Lock) Release() error {
+	var removed error
+	if l.resource.Temporary && l.resource.Lockspace != "" && l.set(Exclusive) == nil && l.Named() {
+		removed = unix.Unlink(l.resource.Path())
+	}
+	err := fcntl(l.fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Len: 1})
+	if err = errors.Join(removed, err, unix.Close(l.fd)); err != nil {
+		return fmt.Errorf("release lock of %q: %w", l.resource.Path(), err)
+	}
+	return nil
+}
+
+// Close closes the descriptor; duplicates keep the lock alive.
+func (l *Lock) Close() { unix.Close(l.fd) }

@@ -1,0 +1,174 @@
+// Package process names processes so that a pid used again is noticed, and watches and questions them through pidfds.
+//
+// A Process holds a pidfd, which names one process for ever, also after its pid belongs to another. All methods are safe
+// concurrently, but Wait with itself; Close ends a Wait that is under way. Nothing here ever ends a process, except Signal.
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process has exited, or that its pid now belongs to another one.
+var ErrGone = errors.New("process is gone")
+
+// ID names a process of this boot.
+type ID struct {
+	// PID is its number; 0 is no process.
+	PID int32 `json:"pid,omitempty"`
+	// StartTime is when it started, in clock ticks after boot (field 22 of /proc/PID/stat, see proc_pid_stat(5)).
+	StartTime uint64 `json:"start,omitempty"`
+}
+
+// Process is a process that existed when it was opened.
+type Process struct {
+	id   ID
+	file *os.File
+}
+
+// Find returns the identity of the process that has a pid now. Returns ErrGone if there is none.
+func Find(pid int32) (ID, error) {
+	if pid <= 0 {
+		return ID{}, fmt.Errorf("find process %d: %w", pid, ErrGone)
+	}
+	start, err := startTime(pid)
+	if err != nil {
+		return ID{}, fmt.Errorf("find process %d: %w", pid, err)
+	}
+	return ID{PID: pid, StartTime: start}, nil
+}
+
+// Open returns the process, or ErrGone if it has exited. Any other error says nothing about the process.
+func Open(id ID) (*Process, error) {
+	if id.PID <= 0 {
+		return nil, fmt.Errorf("open process %d: %w", id.PID, ErrGone)
+	}
+	fd, err := unix.PidfdOpen(int(id.PID), unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		err = ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
+	}
+	p := &Process{id: id, file: os.NewFile(uintptr(fd), "pidfd")}
+	// The pid cannot be used again between the two looks unless the first process has exited, which Exited sees.
+	start, err := startTime(id.PID)
+	if err == nil && (start != id.StartTime || exited(fd)) {
+		err = ErrGone
+	}
+	if err != nil {
+		p.Close()
+		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
+	}
+	return p, nil
+}
+
+// ID returns the identity.
+func (p *Process) ID() ID { return p.id }
+
+// Wait returns nil once the process has exited, all its threads ended and its descriptors closed; the context's error if that
+// comes first; or another error if the Process is closed meanwhile. One Wait at a time.
+func (p *Process) Wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := p.file.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(fd uintptr) bool { return exited(int(fd)) })
+	}
+	if err != nil && ctx.Err() != nil {
+		stop()
+		return errors.Join(ctx.Err(), p.file.SetReadDeadline(time.Time{}))
+	}
+	if err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.id.PID, err)
+	}
+	return nil
+}
+
+// Signal sends a signal; a process that is gone is no error.
+func (p *Process) Signal(sig unix.Signal) error {
+	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.id.PID, err)
+	}
+	return nil
+}
+
+// TakeDescriptor duplicates a descriptor of the process into ours (pidfd_getfd(2)), which needs the right to trace it. The caller
+// closes it.
+func (p *Process) TakeDescriptor(number int) (int, error) {
+	var got int
+	err := p.control(func(fd int) (err error) {
+		got, err = unix.PidfdGetfd(fd, number, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("take descriptor %d of process %d: %w", number, p.id.PID, err)
+	}
+	return got, nil
+}
+
+// Close frees the pidfd.
+func (p *Process) Close() { p.file.Close() }
+
+func (p *Process) control(do func(fd int) error) error {
+	conn, err := p.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := conn.Control(func(fd uintptr) { inner = do(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+// exited reports whether the process of a pidfd has exited.
+func exited(fd int) bool {
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return err == nil && n > 0 && fds[0].Revents&unix.POLLIN != 0
+		}
+	}
+}
+
+func startTime(pid int32) (uint64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/stat")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return 0, ErrGone
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseStat(text)
+}
+
+// parseStat returns field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses, so counting starts after the
+// last closing one.
+func parseStat(text []byte) (uint64, error) {
+	const afterName = 22 - 3
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) <= afterName {
+		return 0, errors.New("malformed stat file")
+	}
+	return strconv.ParseUint(string(fields[afterName]), 10, 64)
+}
+
+// Boot returns the identity of this boot of the machine, which pids and start times are good for.
+func Boot() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}

@@ -84,6 +84,7 @@ func serveProcess(p Plugin) (status int) {
 			status = 1
 		}
 	}()
+	nameProcess(p.Name)
 	line, err := takeStdout()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -94,6 +95,14 @@ func serveProcess(p Plugin) (status int) {
 		return 1
 	}
 	return 0
+}
+
+// nameProcess gives the process a name for ps: it was executed by a descriptor, whose number would be its name otherwise.
+func nameProcess(name string) {
+	const longest = 15
+	name = "lodge-" + name
+	// Only people look at it.
+	_ = os.WriteFile("/proc/self/comm", []byte(name[:min(len(name), longest)]), 0)
 }
 
 // takeStdout returns the standard output, on which the core waits for one line, and points descriptor 1 at the standard error: what

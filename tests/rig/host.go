@@ -95,7 +95,7 @@ func (h *Host) Await(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the core: %w", errors.Join(err, ctx.Err()))
 		case <-done:
-			return fmt.Errorf("wait for the core: it has ended: %s", tail(h.LogFile()))
+			return fmt.Errorf("wait for the core: it has ended: %s", Tail(h.LogFile()))
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
@@ -227,8 +227,8 @@ func (h *Host) AwaitGone(ctx context.Context, kinds ...Kind) error {
 	}
 }
 
-// tail returns the end of a log for an error message.
-func tail(path string) string {
+// Tail returns the end of a log for an error message, or why it cannot be read.
+func Tail(path string) string {
 	const most = 2000
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lodgevirt/lodge/tests/rig"
+)
+
+// Connections of the drivers under test.
+const (
+	testURI = "test:///default"
+	qemuURI = "qemu:///system"
+)
+
+// built is the folder of binaries that were built for this run, removed at its end.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	rig.RunProbe()
+	code := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir) // A temporary folder.
+	}
+	os.Exit(code)
+}
+
+// binaries returns the folder of the daemons, and builds them if nobody says where they are.
+func binaries(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("LODGE_BIN"); dir != "" {
+		return dir
+	}
+	built.once.Do(func() {
+		built.dir, built.err = os.MkdirTemp("", "lodge-bin-")
+		if built.err == nil {
+			built.err = build(built.dir)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.dir
+}
+
+// build builds the daemons and the plugins, and puts the manifests beside them.
+func build(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	plugins := filepath.Join(dir, "plugins")
+	if err := os.Mkdir(plugins, 0o755); err != nil {
+		return fmt.Errorf("make folder of plugins: %w", err)
+	}
+	targets := map[string]string{
+		"host/cmd/lodged":      filepath.Join(dir, "lodged"),
+		"host/cmd/lodge-lockd": filepath.Join(dir, "lodge-lockd"),
+		"host/cmd/lodge":       filepath.Join(dir, "lodge"),
+	}
+	for _, name := range []string{"qemu", "test"} {
+		targets["plugins/"+name] = filepath.Join(plugins, "lodge-plugin-"+name)
+		manifest, err := os.ReadFile(filepath.Join("..", "..", "plugins", name, name+".toml"))
+		if err != nil {
+			return fmt.Errorf("read manifest: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(plugins, name+".toml"), manifest, 0o644); err != nil {
+			return fmt.Errorf("write manifest: %w", err)
+		}
+	}
+	for from, to := range targets {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
+		cmd.Dir = filepath.Join("..", "..")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", from, err, out)
+		}
+	}
+	return nil
+}
+
+// config is the configuration of hosts under test: daemons are killed far more often here than a sane host would bear.
+const config = `log_level = "debug"
+[plugins]
+max_crashes_per_minute = 100000
+`
+
+// newHost prepares a private host, which is ended with the test.
+func newHost(t *testing.T) *rig.Host {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts daemons")
+	}
+	dir, err := os.MkdirTemp("", "le")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &rig.Host{Dir: dir, Bin: binaries(t)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the host said at last:\n%s", rig.Tail(h.LogFile()))
+		}
+		if err := h.Close(); err != nil {
+			t.Errorf("end the host: %v", err)
+		}
+	})
+	conf := filepath.Join(dir, "etc")
+	if err := errors.Join(os.MkdirAll(conf, 0o755), os.WriteFile(filepath.Join(conf, "lodge.toml"), []byte(config), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// startHost starts a private host, which is ended with the test.
+func startHost(t *testing.T) *rig.Host {
+	t.Helper()
+	h := newHost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := h.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// need skips the test if a command is not installed.
+func need(t *testing.T, commands ...string) {
+	t.Helper()
+	for _, c := range commands {
+		if _, err := exec.LookPath(c); err != nil {
+			t.Skipf("%s is not installed (make deps)", c)
+		}
+	}
+}
+
+// virsh runs virsh and fails the test if it fails.
+func virsh(t *testing.T, h *rig.Host, uri string, args ...string) string {
+	t.Helper()
+	out, err := h.Virsh(t.Context(), uri, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// virshLoud runs virsh with all that it says to a person; Host.Virsh leaves out the pleasantries.
+func virshLoud(t *testing.T, h *rig.Host, uri string, args ...string) (string, error) {
+	t.Helper()
+	return rig.Run(t.Context(), "virsh", append([]string{"-c", h.URI(uri)}, args...)...)
+}
+
+// write writes a file into a folder of the test and returns its path.
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// eventually waits until a condition holds, and fails the test with what was last said about it if it does not.
+func eventually(t *testing.T, patience time.Duration, holds func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := holds()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v: %v", patience, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

@@ -1,0 +1,158 @@
+package door
+
+import (
+	"context"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+
+	"github.com/lodgevirt/lodge/host/internal/node"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// Node is what the door asks of this machine; *node.Host is one.
+type Node interface {
+	NodeCPU
+	NodeMemory
+	// Hostname returns the machine's name.
+	Hostname() (string, error)
+	// SysinfoXML returns the machine's SMBIOS facts.
+	SysinfoXML() (string, error)
+}
+
+// NodeCPU answers about processors.
+type NodeCPU interface {
+	// CPUStats returns nanoseconds of one CPU, or of all for -1.
+	CPUStats(cpu int) ([]node.Stat, error)
+	// CPUMap tells which CPUs there are.
+	CPUMap() (node.CPUMap, error)
+}
+
+// NodeMemory answers about memory.
+type NodeMemory interface {
+	// MemoryStats returns KiB of one NUMA cell, or of the machine for -1.
+	MemoryStats(cell int) ([]node.Stat, error)
+	// FreeMemory returns bytes.
+	FreeMemory() (uint64, error)
+	// CellsFree returns the free bytes of at most n cells from a first one on.
+	CellsFree(start, n int) ([]uint64, error)
+}
+
+var _ Node = (*node.Host)(nil)
+
+// maxCells is how many NUMA cells one reply has at most.
+const maxCells = 1024
+
+func connectGetHostname(s *session, _ *void) (*libvirt.ConnectGetHostnameRet, error) {
+	name, err := s.server.cfg.Node.Hostname()
+	return &libvirt.ConnectGetHostnameRet{Hostname: name}, err
+}
+
+func connectGetSysinfo(_ context.Context, s *session, args *libvirt.ConnectGetSysinfoArgs) (*libvirt.ConnectGetSysinfoRet, error) {
+	if err := checkFlags(args.Flags, 0, "virConnectGetSysinfo"); err != nil {
+		return nil, err
+	}
+	xml, err := s.server.cfg.Node.SysinfoXML()
+	return &libvirt.ConnectGetSysinfoRet{Sysinfo: xml}, err
+}
+
+func nodeGetInfo(ctx context.Context, s *session, _ *void) (*libvirt.NodeGetInfoRet, error) {
+	n, err := s.connection().Node(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ret := &libvirt.NodeGetInfoRet{
+		Memory: n.MemoryKib, Cpus: int32(n.Cpus), Mhz: int32(n.Mhz), Nodes: int32(n.Nodes),
+		Sockets: int32(n.Sockets), Cores: int32(n.Cores), Threads: int32(n.Threads),
+	}
+	for i := range min(len(n.Model), len(ret.Model)-1) {
+		ret.Model[i] = int8(n.Model[i])
+	}
+	return ret, nil
+}
+
+func nodeGetSecurityModel(ctx context.Context, s *session, _ *void) (*libvirt.NodeGetSecurityModelRet, error) {
+	model, doi, err := s.connection().SecurityModel(ctx)
+	return &libvirt.NodeGetSecurityModelRet{Model: chars(model), Doi: chars(doi)}, err
+}
+
+// chars is a string as libvirt's counted array of char, whose count has the closing NUL.
+func chars(s string) []int8 {
+	out := make([]int8, len(s)+1)
+	for i := range len(s) {
+		out[i] = int8(s[i])
+	}
+	return out
+}
+
+func nodeGetCPUStats(_ context.Context, s *session, args *libvirt.NodeGetCPUStatsArgs) (*libvirt.NodeGetCPUStatsRet, error) {
+	if err := checkFlags(args.Flags, 0, "virNodeGetCPUStats"); err != nil {
+		return nil, err
+	}
+	stats, err := s.server.cfg.Node.CPUStats(int(args.CPUNum))
+	if err != nil {
+		return nil, err
+	}
+	ret := &libvirt.NodeGetCPUStatsRet{Nparams: int32(len(stats))}
+	for i := range firstOf(stats, args.Nparams) {
+		ret.Params = append(ret.Params, libvirt.NodeGetCPUStats{Field: stats[i].Name, Value: stats[i].Value})
+	}
+	return ret, nil
+}
+
+func nodeGetMemoryStats(_ context.Context, s *session, args *libvirt.NodeGetMemoryStatsArgs) (*libvirt.NodeGetMemoryStatsRet, error) {
+	if err := checkFlags(args.Flags, 0, "virNodeGetMemoryStats"); err != nil {
+		return nil, err
+	}
+	stats, err := s.server.cfg.Node.MemoryStats(int(args.CellNum))
+	if err != nil {
+		return nil, err
+	}
+	ret := &libvirt.NodeGetMemoryStatsRet{Nparams: int32(len(stats))}
+	for i := range firstOf(stats, args.Nparams) {
+		ret.Params = append(ret.Params, libvirt.NodeGetMemoryStats{Field: stats[i].Name, Value: stats[i].Value})
+	}
+	return ret, nil
+}
+
+// firstOf cuts a list to what a client made room for; room 0 asks for the number alone.
+func firstOf[T any](list []T, room int32) []T {
+	return list[:min(len(list), max(int(room), 0))]
+}
+
+func nodeGetCellsFreeMemory(_ context.Context, s *session, args *libvirt.NodeGetCellsFreeMemoryArgs) (*libvirt.NodeGetCellsFreeMemoryRet, error) {
+	if args.Maxcells <= 0 || args.Maxcells > maxCells {
+		return nil, verr.New(verr.InvalidArg, "maxcells %d is not from 1 to %d", args.Maxcells, maxCells)
+	}
+	cells, err := s.server.cfg.Node.CellsFree(int(args.StartCell), int(args.Maxcells))
+	return &libvirt.NodeGetCellsFreeMemoryRet{Cells: cells}, err
+}
+
+func nodeGetFreeMemory(_ context.Context, s *session, _ *void) (*libvirt.NodeGetFreeMemoryRet, error) {
+	n, err := s.server.cfg.Node.FreeMemory()
+	return &libvirt.NodeGetFreeMemoryRet{FreeMem: n}, err
+}
+
+func nodeGetCPUMap(_ context.Context, s *session, args *libvirt.NodeGetCPUMapArgs) (*libvirt.NodeGetCPUMapRet, error) {
+	if err := checkFlags(args.Flags, 0, "virNodeGetCPUMap"); err != nil {
+		return nil, err
+	}
+	m, err := s.server.cfg.Node.CPUMap()
+	if err != nil {
+		return nil, err
+	}
+	mask, online := make([]byte, (len(m.Online)+7)/8), uint32(0)
+	for cpu, on := range m.Online {
+		if on {
+			mask[cpu/8] |= 1 << (cpu % 8)
+			online++
+		}
+	}
+	ret := &libvirt.NodeGetCPUMapRet{Ret: int32(m.Total)}
+	if args.NeedMap != 0 {
+		ret.Cpumap = mask
+	}
+	if args.NeedOnline != 0 {
+		ret.Online = online
+	}
+	return ret, nil
+}

@@ -49,6 +49,29 @@ func (g *Guest) Begin(ctx context.Context, paused bool) (*pb.Change, error) {
 	return change, nil
 }
 
+// State returns the present state as QEMU has told it, without events.
+func (g *Guest) State(ctx context.Context) (*pb.Change, error) {
+	var change *pb.Change
+	err := g.with(ctx, func() error {
+		change = g.machine.present(nil)
+		return nil
+	})
+	return change, err
+}
+
+// Inspect asks QEMU for the present state; the reason is the one that was told last, where it still fits.
+func (g *Guest) Inspect(ctx context.Context) (*pb.Change, error) {
+	status, err := g.queryStatus(ctx)
+	if err != nil {
+		return nil, Explain(ctx, "query-status", err)
+	}
+	change, err := g.State(ctx)
+	if now := conditionOf(status); err == nil && now.State != change.GetState() {
+		change.State, change.Reason = now.State, now.Reason
+	}
+	return change, err
+}
+
 // Suspend stops the vCPUs. A guest that does not run is refused with OperationInvalid.
 func (g *Guest) Suspend(ctx context.Context) (*pb.Change, error) {
 	return g.ask(ctx, "STOP", "stop", func(m *machine) error {

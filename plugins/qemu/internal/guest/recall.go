@@ -29,6 +29,10 @@ func Recall(ctx context.Context, cfg Config, memory *Memory) (*Guest, *pb.Change
 		return nil, nil, fmt.Errorf("recall guest: %w", err)
 	}
 	change, next := m.observe(status)
+	if memory == nil && m.now.State == pb.State_STATE_RUNNING {
+		// The start was cut off between letting the guest run and telling so.
+		change = m.become(pb.State_STATE_RUNNING, runningBooted, lifecycle(eventResumed, 0), lifecycle(eventStarted, startedBooted))
+	}
 	if next == stepEnd {
 		last, err := bury(ctx, cfg, m, change)
 		return nil, last, err
@@ -92,6 +96,11 @@ func bury(ctx context.Context, cfg Config, m *machine, change *pb.Change) (*pb.C
 	_ = cfg.Monitor.Close()
 	cfg.Process.Close()
 	return last, nil
+}
+
+// Destroyed is the last change of a guest that was ended without anybody in charge of it.
+func Destroyed() *pb.Change {
+	return (&machine{stopping: true}).exited()
 }
 
 // Gone is the last change of a guest whose QEMU has gone while nobody listened.

@@ -1,0 +1,155 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/define"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
+	"github.com/lodgevirt/lodge/sdk/domxml"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// hostArchs are libvirt's names of architectures by Go's.
+var hostArchs = map[string]string{
+	"amd64": "x86_64", "386": "i686", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64",
+}
+
+// Validate implements hypervisor.Driver.
+func (d *Driver) Validate(ctx context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
+	def, err := domxml.Parse(req.GetXml())
+	if err != nil {
+		return nil, err
+	}
+	if err := domxml.Complete(def); err != nil {
+		return nil, err
+	}
+	env, err := d.environment(ctx, def)
+	if err != nil {
+		return nil, err
+	}
+	if err := define.Complete(def, env); err != nil {
+		return nil, err
+	}
+	text, err := domxml.Format(def)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ValidateResponse{Xml: text, Summary: domxml.Summarize(def)}, nil
+}
+
+// environment finds the emulator of a definition and what it can do.
+func (d *Driver) environment(ctx context.Context, def *libvirtxml.Domain) (define.Env, error) {
+	b, err := d.emulator(ctx, def)
+	if err != nil {
+		return define.Env{}, err
+	}
+	return d.env(b), nil
+}
+
+func (d *Driver) emulator(ctx context.Context, def *libvirtxml.Domain) (*probe.Binary, error) {
+	if def.Type != "kvm" && def.Type != "qemu" {
+		return nil, verr.New(verr.ConfigUnsupported, "the qemu driver has no domains of type '%s'", def.Type)
+	}
+	arch := hostArchs[runtime.GOARCH]
+	if def.OS != nil && def.OS.Type != nil && def.OS.Type.Arch != "" {
+		arch = def.OS.Type.Arch
+	}
+	b, err := d.binary(ctx, def, arch)
+	if err != nil {
+		return nil, err
+	}
+	if def.Type == "kvm" && !b.KVM {
+		return nil, verr.New(verr.ConfigUnsupported, "Emulator '%s' does not support virt type 'kvm'", b.Path)
+	}
+	return b, nil
+}
+
+func (d *Driver) binary(ctx context.Context, def *libvirtxml.Domain, arch string) (*probe.Binary, error) {
+	if def.Devices != nil && def.Devices.Emulator != "" {
+		b, err := d.prober.Binary(ctx, def.Devices.Emulator)
+		if err != nil {
+			return nil, verr.New(verr.ConfigUnsupported, "Cannot use emulator: %w", err)
+		}
+		return b, nil
+	}
+	all, err := d.prober.All(ctx)
+	for _, b := range all {
+		if b.Arch == arch {
+			return b, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find emulator for architecture %s: %w", arch, err)
+	}
+	return nil, verr.New(verr.ConfigUnsupported, "could not find an emulator for architecture '%s'", arch)
+}
+
+// env is what package define has to know of an emulator.
+func (d *Driver) env(b *probe.Binary) define.Env {
+	env := define.Env{
+		Emulator: b.Path, Arch: b.Arch, DefaultMachine: b.DefaultMachine(), KVM: b.KVM,
+		Machines: map[string]string{}, Devices: map[string]bool{},
+	}
+	for _, m := range b.Machines {
+		env.Machines[m.Name] = m.Name
+		if m.Alias != "" {
+			env.Machines[m.Alias] = m.Name
+		}
+	}
+	for _, name := range b.Types {
+		env.Devices[name] = true
+	}
+	for _, virt := range b.VirtTypes() {
+		for _, model := range b.CPUs[virt].Models {
+			env.CPUModels = append(env.CPUModels, model.Name)
+		}
+	}
+	env.Firmware = d.firmware()
+	return env
+}
+
+// firmware reads the installed descriptors; a broken one is passed over and told.
+func (d *Driver) firmware() []define.Firmware {
+	found, err := probe.Firmwares(probe.DefaultFirmwareDirs)
+	if err != nil {
+		d.log.Warn("firmware descriptor not usable", "error", err)
+	}
+	var list []define.Firmware
+	for _, f := range found {
+		one := define.Firmware{
+			Interfaces: f.Interfaces, Executable: f.Executable, Format: f.Format, NVRAMTemplate: f.NVRAMTemplate,
+			NVRAMFormat: f.NVRAMFormat, Features: f.Features, Machines: map[string][]string{},
+		}
+		for _, t := range f.Targets {
+			one.Machines[t.Arch] = append(one.Machines[t.Arch], t.Machines...)
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+// Probe implements hypervisor.Driver.
+func (d *Driver) Probe(ctx context.Context, _ *pb.ProbeRequest) (*pb.ProbeResponse, error) {
+	all, err := d.prober.All(ctx)
+	if err != nil {
+		d.log.Warn("emulator not usable", "error", err)
+	}
+	resp := &pb.ProbeResponse{Type: "QEMU", MaxVcpus: map[string]uint32{}}
+	for i, b := range all {
+		if i == 0 {
+			resp.Version = b.Version
+		}
+		for _, virt := range b.VirtTypes() {
+			if m, ok := b.Machine(""); ok && resp.MaxVcpus[virt] == 0 {
+				resp.MaxVcpus[virt] = uint32(b.MaxVCPUs(m, virt))
+			}
+		}
+	}
+	resp.MaxVcpus[""] = resp.MaxVcpus["qemu"]
+	return resp, nil
+}

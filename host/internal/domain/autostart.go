@@ -11,11 +11,21 @@ import (
 // namespace of the values that the core keeps for its connections.
 const namespace = "core/connections"
 
+// Waiting reports whether the driver has something to do before a client calls: guests to be taken back, guests to be started at boot,
+// or a first use.
+func (i *Inventory) Waiting(bootID string) bool {
+	if len(i.Lives()) > 0 {
+		return true
+	}
+	if _, seeded, err := i.cfg.Catalog.Value(namespace, "seeded/"+i.cfg.URI); err != nil || !seeded {
+		return true
+	}
+	last, _, err := i.cfg.Catalog.Value(namespace, "autostarted/"+i.cfg.URI)
+	return err != nil || string(last) != bootID
+}
+
 // Seed defines the guests that a connection has from its first use on, once for ever: a user who undefines one does not get it back.
 func (i *Inventory) Seed(ctx context.Context, seeds []*pb.Seed) error {
-	if len(seeds) == 0 {
-		return nil
-	}
 	key := "seeded/" + i.cfg.URI
 	if _, done, err := i.cfg.Catalog.Value(namespace, key); err != nil || done {
 		return err

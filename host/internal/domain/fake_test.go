@@ -168,6 +168,8 @@ func (l *fakeLocks) Acquire(_ context.Context, o Owner, disks []LockedDisk) ([]H
 
 func (l *fakeLocks) SetProcess(context.Context, Owner, int32, uint64) error { return nil }
 
+func (l *fakeLocks) Adopt(context.Context, Owner, []HeldLock) error { return nil }
+
 func (l *fakeLocks) Release(_ context.Context, o Owner) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,8 +12,6 @@ package domain
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/google/uuid"
@@ -86,7 +84,7 @@ func New(cfg Config) (*Inventory, error) {
 // URI is the connection in its canonical form.
 func (i *Inventory) URI() string { return i.cfg.URI }
 
-// List returns the views that pass the filter, ordered by name.
+// List returns the views that pass the filter, in no order.
 func (i *Inventory) List(filter ListFlags) []View {
 	i.mu.RLock()
 	views := make([]View, 0, len(i.byUUID))
@@ -96,7 +94,6 @@ func (i *Inventory) List(filter ListFlags) []View {
 		}
 	}
 	i.mu.RUnlock()
-	slices.SortFunc(views, func(a, b View) int { return strings.Compare(a.Name, b.Name) })
 	return views
 }
 

@@ -7,7 +7,9 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
@@ -18,6 +20,8 @@ type Locks interface {
 	Acquire(ctx context.Context, owner Owner, disks []LockedDisk) ([]HeldLock, error)
 	// SetProcess says which process holds the locks from now on, so that its end frees them.
 	SetProcess(ctx context.Context, owner Owner, pid int32, startTime uint64) error
+	// Adopt tells a lock daemon that has come back of locks that are still held by these descriptors, or by nobody.
+	Adopt(ctx context.Context, owner Owner, held []HeldLock) error
 	// Release frees the locks of one life; freeing none is a success.
 	Release(ctx context.Context, owner Owner) error
 }
@@ -44,7 +48,9 @@ type LockedDisk struct {
 type HeldLock struct {
 	Lockspace, Resource string
 	Shared              bool
-	File                *os.File
+	// Disk is the image that the lock stands for.
+	Disk string
+	File *os.File
 }
 
 // FileSender hands a descriptor to the driver under a token of 16 bytes.
@@ -91,6 +97,43 @@ func (j *job) settleLeases(ctx context.Context, s *state) {
 		return
 	}
 	j.closeLeases()
+}
+
+// Reaffirm tells a lock daemon that has come back which processes hold the locks of the connection's guests, and hands it the
+// descriptors of guests without one.
+func (i *Inventory) Reaffirm(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(recoverers)
+	for _, d := range i.all() {
+		if d.state.Load().phase == catalog.Inactive {
+			continue
+		}
+		g.Go(func() error {
+			j, err := d.begin(ctx, "lock")
+			if err != nil {
+				return nil // gone, or its own job tells the daemon
+			}
+			defer j.end()
+			j.reaffirm(ctx)
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+func (j *job) reaffirm(ctx context.Context) {
+	s := j.d.state.Load()
+	var err error
+	switch {
+	case s.phase != catalog.Active:
+	case s.PID != 0:
+		err = j.d.inv.cfg.Locks.SetProcess(ctx, j.d.owner(s), s.PID, s.handle.GetStartTime())
+	case len(j.d.leases) > 0:
+		err = j.d.inv.cfg.Locks.Adopt(ctx, j.d.owner(s), j.d.leases)
+	}
+	if err != nil {
+		j.d.inv.cfg.Log.Warn("lock daemon was not told of the guest", "guest", s.Name, "error", err)
+	}
 }
 
 // unlease frees the locks of one life. A lock daemon that is away frees them when it is back and asks what is still in use.

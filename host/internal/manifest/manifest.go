@@ -48,6 +48,17 @@ const (
 	InventoryDriver Inventory = "driver"
 )
 
+// Disks says what the paths of guests' disks are.
+type Disks string
+
+// The two kinds of disks.
+const (
+	// DisksLocal are files and devices of this machine: a guest's lock is on the image itself.
+	DisksLocal Disks = "local"
+	// DisksElsewhere are pretended or another machine's: a guest's lock is on a file named after the path.
+	DisksElsewhere Disks = "elsewhere"
+)
+
 // ErrUntrusted says that others than root and the own user may change a file.
 var ErrUntrusted = errors.New("others may change it")
 
@@ -93,6 +104,8 @@ type Manifest struct {
 	Type string `toml:"type"`
 	// Inventory says who keeps definitions; "core" if it is not given.
 	Inventory Inventory `toml:"inventory"`
+	// Disks says what the paths of its guests' disks are; "local" if it is not given.
+	Disks Disks `toml:"disks"`
 	// ErrorDomain is libvirt's virErrorDomain of its errors.
 	ErrorDomain int32 `toml:"error_domain"`
 	// SHA256 of the binary, hexadecimal; empty if the author did not state it.
@@ -157,7 +170,7 @@ func Read(path string) (*Manifest, error) {
 }
 
 func parse(path string, data []byte) (*Manifest, error) {
-	m := &Manifest{Inventory: InventoryCore, File: path}
+	m := &Manifest{Inventory: InventoryCore, Disks: DisksLocal, File: path}
 	if err := decode(path, data, m); err != nil {
 		return nil, err
 	}
@@ -191,6 +204,7 @@ func (m *Manifest) check() error {
 			"connections has a wrong name"},
 		{m.Type == "" || len(m.Type) > maxText, `type is missing or too long, it is libvirt's name, for example "QEMU"`},
 		{m.Inventory != InventoryCore && m.Inventory != InventoryDriver, `inventory must be "core" or "driver"`},
+		{m.Disks != DisksLocal && m.Disks != DisksElsewhere, `disks must be "local" or "elsewhere"`},
 		{m.ErrorDomain < 1 || m.ErrorDomain > maxDomain, "error_domain must be one of libvirt's, 1 to 72"},
 		{m.SHA256 != "" && !validSHA256.MatchString(m.SHA256), "sha256 must be 64 hexadecimal digits"},
 	}

@@ -67,7 +67,7 @@ func (p *Plugin) Invoke(ctx context.Context, method string, args, reply any, opt
 	for repeated, unsent := 0, 0; ; {
 		s, err := p.acquire(ctx)
 		if err != nil {
-			return c.failed(err, false)
+			return c.failed(ctx, err, false)
 		}
 		err = c.send(ctx, s, args, reply, opts)
 		p.release(s)
@@ -77,14 +77,14 @@ func (p *Plugin) Invoke(ctx context.Context, method string, args, reply any, opt
 		case c.answered():
 			return err
 		case ctx.Err() != nil || !lost(err):
-			return c.failed(err, c.sent())
+			return c.failed(ctx, err, c.sent())
 		case !c.sent():
 			if unsent++; unsent > maxUnsent || !p.awaitEnd(ctx, s) {
-				return c.failed(err, false)
+				return c.failed(ctx, err, false)
 			}
 		default:
 			if repeated++; repeated > again[declared.Class] || !p.awaitEnd(ctx, s) {
-				return c.failed(err, true)
+				return c.failed(ctx, err, true)
 			}
 		}
 	}
@@ -125,7 +125,7 @@ func (p *Plugin) NewStream(
 	for {
 		s, err := p.acquire(wait)
 		if err != nil {
-			return nil, c.failed(err, false)
+			return nil, c.failed(wait, err, false)
 		}
 		c.generation = s.generation
 		stream, err := s.conn.NewStream(c.outgoing(ctx), desc, method, opts...)
@@ -134,7 +134,7 @@ func (p *Plugin) NewStream(
 			return stream, nil
 		}
 		if !lost(err) || !p.awaitEnd(wait, s) {
-			return nil, c.failed(err, false)
+			return nil, c.failed(ctx, err, false)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func (d direct) Invoke(ctx context.Context, method string, args, reply any, opts
 	// The process listens already, but the connection may not be up yet.
 	err := c.send(ctx, d.session, args, reply, append(opts, grpc.WaitForReady(true)))
 	if err != nil && !c.answered() {
-		return c.failed(err, c.sent())
+		return c.failed(ctx, err, c.sent())
 	}
 	return err
 }

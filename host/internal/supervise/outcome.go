@@ -44,7 +44,7 @@ func (c *call) sent() bool { return c.wentOut.Load() }
 func (c *call) answered() bool { return c.cameBack.Load() }
 
 // failed makes the error of a call that got no answer: libvirt's code and a sentence, and what is known of its effect.
-func (c *call) failed(err error, sent bool) error {
+func (c *call) failed(ctx context.Context, err error, sent bool) error {
 	code, outcome := verr.OperationFailed, basev1.Outcome_OUTCOME_NOT_SENT
 	text := fmt.Sprintf("driver %q could not be reached", c.plugin)
 	if sent {
@@ -53,10 +53,10 @@ func (c *call) failed(err error, sent bool) error {
 	}
 	grpcCode := codes.Unavailable
 	switch {
-	case timedOut(err):
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded:
 		code, grpcCode = verr.OperationTimeout, codes.DeadlineExceeded
 		text = fmt.Sprintf("driver %q did not answer in time", c.plugin)
-	case errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled:
+	case ctx.Err() != nil:
 		code, grpcCode = verr.OperationAborted, codes.Canceled
 		text = "the call was cancelled"
 	case status.Code(err) == codes.ResourceExhausted:
@@ -75,11 +75,11 @@ func (c *call) failed(err error, sent bool) error {
 	return st.Err()
 }
 
-// lost reports whether a call's connection broke under it.
-func lost(err error) bool { return status.Code(err) == codes.Unavailable }
-
-func timedOut(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+// lost reports whether a call's connection broke under it, or was closed because its process is gone. Of a call whose own context
+// still lives, that is all that Canceled can mean.
+func lost(err error) bool {
+	code := status.Code(err)
+	return code == codes.Unavailable || code == codes.Canceled
 }
 
 // plain is the message of an error without gRPC's frame.

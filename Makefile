@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/build/go/bin:$(TOOLS):$(PATH)
 export GOTOOLCHAIN ?= local
 export CGO_ENABLED ?= 0
 
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PLUGINS := qemu test
 

@@ -173,13 +173,13 @@ func (t *tool) lock() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return print(t, r.Locks, "GUEST\tPID\tMODE\tSINCE\tPATH", func(l *adminv1.Lock) []string {
+				return print(t, r.Locks, "GUEST\tPID\tMODE\tSINCE\tDISK\tLOCK", func(l *adminv1.Lock) []string {
 					mode := "exclusive"
 					if l.Shared {
 						mode = "shared"
 					}
 					since := l.Since.AsTime().Local().Format(time.DateTime)
-					return []string{l.OwnerName, dash(l.OwnerPid), mode, since, l.Path}
+					return []string{l.OwnerName, dash(l.OwnerPid), mode, since, l.Disk, l.Path}
 				})
 			})
 		},

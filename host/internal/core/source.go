@@ -111,7 +111,7 @@ func (h *Host) Locks(ctx context.Context) ([]*adminv1.Lock, error) {
 	locks := make([]*adminv1.Lock, len(leases))
 	for n, l := range leases {
 		locks[n] = &adminv1.Lock{
-			Lockspace: l.Resource.Lockspace, Resource: l.Resource.Name, Path: l.Path, Shared: bool(l.Resource.Mode),
+			Lockspace: l.Resource.Lockspace, Resource: l.Resource.Name, Path: l.Path, Disk: l.Resource.Disk, Shared: bool(l.Resource.Mode),
 			OwnerName: l.Owner.Name, OwnerUuid: l.Owner.UUID.String(), OwnerPid: l.Owner.PID, Since: timestamppb.New(l.Since),
 		}
 	}

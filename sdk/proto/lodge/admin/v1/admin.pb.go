@@ -784,7 +784,9 @@ type Lock struct {
 	// Process that owns it, or 0.
 	OwnerPid int32 `protobuf:"varint,7,opt,name=owner_pid,json=ownerPid,proto3" json:"owner_pid,omitempty"`
 	// When it was taken.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
+	// Disk that the lock stands for.
+	Disk          string `protobuf:"bytes,9,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +875,13 @@ func (x *Lock) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *Lock) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
 }
 
 // WatchEventsRequest says from where on.
@@ -1078,7 +1087,7 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"generation\"\x12\n" +
 	"\x10ListLocksRequest\"?\n" +
 	"\x11ListLocksResponse\x12*\n" +
-	"\x05locks\x18\x01 \x03(\v2\x14.lodge.admin.v1.LockR\x05locks\"\xf9\x01\n" +
+	"\x05locks\x18\x01 \x03(\v2\x14.lodge.admin.v1.LockR\x05locks\"\x8d\x02\n" +
 	"\x04Lock\x12\x1c\n" +
 	"\tlockspace\x18\x01 \x01(\tR\tlockspace\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -1089,7 +1098,8 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"owner_uuid\x18\x06 \x01(\tR\townerUuid\x12\x1b\n" +
 	"\towner_pid\x18\a \x01(\x05R\bownerPid\x120\n" +
-	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"*\n" +
+	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04disk\x18\t \x01(\tR\x04disk\"*\n" +
 	"\x12WatchEventsRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\"\xad\x02\n" +
 	"\x13WatchEventsResponse\x12\x10\n" +

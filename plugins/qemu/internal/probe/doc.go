@@ -67,6 +67,8 @@ type CPUs struct {
 	// Best are the features, by QEMU's names and ascending, of the best CPU that a guest can have here: the host's own
 	// under KVM, all that the emulation can do otherwise. Empty where QEMU cannot tell.
 	Best []string `json:"best,omitempty"`
+	// Vendor is the maker that such a CPU claims: "AuthenticAMD"; empty where the architecture has none.
+	Vendor string `json:"vendor,omitempty"`
 }
 
 // CPUModel is a named model of CPU.

@@ -21,7 +21,7 @@ import (
 
 const (
 	// cacheFormat changes when what is asked or how it is kept changes.
-	cacheFormat = "1"
+	cacheFormat = "2"
 	keyPrefix   = "probe/"
 	// probeTimeout bounds questioning one binary; a healthy one takes a tenth of a second.
 	probeTimeout = 15 * time.Second

@@ -184,7 +184,9 @@ func describeCPUs(ctx context.Context, c *qmp.Client, virtType string) (CPUs, er
 	for i := range models {
 		models[i].Features = expand[i].features()
 	}
-	return CPUs{Models: models, Best: expand[len(models)].features()}, nil
+	last := expand[len(models)]
+	vendor, _ := last.Model.Props["vendor"].(string)
+	return CPUs{Models: models, Best: last.features(), Vendor: vendor}, nil
 }
 
 // unversioned keeps the models that a person names: not "EPYC-v3", and not the pseudo-models.

@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/build/go/bin:$(TOOLS):$(PATH)
 export GOTOOLCHAIN ?= local
 export CGO_ENABLED ?= 0
 
-LDFLAGS := -s -w -X main.version=$(VERSION) -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
+LDFLAGS := -s -w -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PLUGINS := qemu test
 
@@ -57,7 +57,7 @@ demo: deps build ## Boot a Linux guest with virsh, kill every daemon, and watch 
 
 .PHONY: test
 test: deps build ## Run every test
-	go test -timeout 20m $(TEST)
+	LODGE_BIN=$(CURDIR)/bin go test -timeout 20m $(TEST)
 
 .PHONY: test-short
 test-short: toolchain ## Run the tests that start no guest and no daemon
@@ -65,7 +65,7 @@ test-short: toolchain ## Run the tests that start no guest and no daemon
 
 .PHONY: race
 race: deps build ## Run every test with the race detector (needs gcc)
-	CGO_ENABLED=1 go test -race -timeout 40m $(TEST)
+	LODGE_BIN=$(CURDIR)/bin CGO_ENABLED=1 go test -race -timeout 40m $(TEST)
 
 .PHONY: bench
 bench: deps build ## Measure lodged, and libvirtd where it is installed, side by side (BENCH_QUICK=1: 2 minutes)

@@ -23,6 +23,7 @@ const (
 	eventBalloonChange  = 13
 	eventPMSuspendDisk  = 14
 	eventAgentLifecycle = 18
+	eventMetadata       = 23
 )
 
 // eventMessages are the procedures that carry each kind: modern ones begin with the callback's id, and some then have a reason, which
@@ -44,6 +45,7 @@ var eventMessages = map[int32]struct {
 	eventBalloonChange:  {modern: procDomainEventCallbackBalloonChange, legacy: procDomainEventBalloonChange},
 	eventPMSuspendDisk:  {modern: procDomainEventCallbackPmsuspendDisk, legacy: procDomainEventPmsuspendDisk, reason: true},
 	eventAgentLifecycle: {modern: procDomainEventCallbackAgentLifecycle},
+	eventMetadata:       {modern: procDomainEventCallbackMetadataChange},
 }
 
 // agentLifecycleMsg is the message of that kind without the callback's id.
@@ -51,6 +53,13 @@ type agentLifecycleMsg struct {
 	Dom    libvirt.Domain
 	State  int32
 	Reason int32
+}
+
+// metadataChangeMsg is the message of that kind without the callback's id; the namespace is optional.
+type metadataChangeMsg struct {
+	Dom          libvirt.Domain
+	Type         int32
+	NamespaceURI libvirt.OptString
 }
 
 // translated is an event as libvirt's messages carry it.
@@ -94,6 +103,12 @@ func translate(ev event.Event) []translated {
 		return one(eventBalloonChange, &libvirt.DomainEventBalloonChangeMsg{Dom: dom, Actual: e.BalloonChange.ActualKib})
 	case *pb.Event_AgentLifecycle:
 		return one(eventAgentLifecycle, &agentLifecycleMsg{dom, e.AgentLifecycle.State, e.AgentLifecycle.Reason})
+	case *pb.Event_MetadataChange:
+		msg := &metadataChangeMsg{Dom: dom, Type: e.MetadataChange.Type}
+		if uri := e.MetadataChange.NamespaceUri; uri != "" {
+			msg.NamespaceURI = libvirt.OptString{uri}
+		}
+		return one(eventMetadata, msg)
 	case *pb.Event_PmWakeup:
 		return one(eventPMWakeup, &libvirt.DomainEventPmwakeupMsg{Dom: dom})
 	case *pb.Event_PmSuspend:

@@ -46,13 +46,24 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 		return nil, err
 	}
 	g := d.takeCharge(req.GetGuest(), r, leases)
-	if err := d.hit(ctx, r.UUID, "start.done"); err != nil {
-		if _, eerr := d.end(g); eerr != nil {
-			d.log.Error("guest of a failed start is left", "guest", r.Name, "gen", r.Generation, "error", eerr)
+	answered := false
+	defer func() { // also when the point panics
+		if !answered {
+			d.undo(g)
 		}
+	}()
+	if err := d.hit(ctx, r.UUID, "start.done"); err != nil {
 		return nil, err
 	}
+	answered = true
 	return &pb.StartResponse{Handle: handleOf(r), Change: birth(r.State, r.Reason), LiveXml: liveXML}, nil
+}
+
+// undo takes back a start that failed.
+func (d *Driver) undo(g *guest) {
+	if _, err := d.end(g); err != nil {
+		d.log.Error("guest of a failed start is left", "guest", g.identity.GetName(), "error", err)
+	}
 }
 
 // beginStart reserves the guest's UUID for one start. The context that it returns ends when Stop breaks in.

@@ -71,7 +71,11 @@ func NewStore(dir func() string) *Store { return &Store{dir: dir} }
 
 // Load returns the record of a living guest, or nil if there is none.
 func (s *Store) Load(uuid string) (*Record, error) {
-	f, err := os.Open(s.path(uuid))
+	path, err := s.path(uuid)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -99,7 +103,10 @@ func (s *Store) Save(r *Record) error {
 	if err != nil {
 		return fmt.Errorf("write guest %q: %w", r.UUID, err)
 	}
-	path := s.path(r.UUID)
+	path, err := s.path(r.UUID)
+	if err != nil {
+		return err
+	}
 	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
 		return fmt.Errorf("write guest %q: %w", r.UUID, err)
 	}
@@ -111,13 +118,21 @@ func (s *Store) Save(r *Record) error {
 
 // Remove ends a guest; one that is gone already is a success.
 func (s *Store) Remove(uuid string) error {
-	if err := os.Remove(s.path(uuid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path, err := s.path(uuid)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove guest %q: %w", uuid, err)
 	}
 	return nil
 }
 
 // path keeps whatever a UUID may hold within the folder.
-func (s *Store) path(uuid string) string {
-	return filepath.Join(s.dir(), filepath.Base(filepath.Clean("/"+uuid))+".guest")
+func (s *Store) path(uuid string) (string, error) {
+	dir := s.dir()
+	if dir == "" {
+		return "", errors.New("plugin has not been configured: there is no folder for guests")
+	}
+	return filepath.Join(dir, filepath.Base(filepath.Clean("/"+uuid))+".guest"), nil
 }

@@ -132,24 +132,3 @@ func (d *Driver) firmware() []define.Firmware {
 	}
 	return list
 }
-
-// Probe implements hypervisor.Driver.
-func (d *Driver) Probe(ctx context.Context, _ *pb.ProbeRequest) (*pb.ProbeResponse, error) {
-	all, err := d.prober.All(ctx)
-	if err != nil {
-		d.log.Warn("emulator not usable", "error", err)
-	}
-	resp := &pb.ProbeResponse{Type: "QEMU", MaxVcpus: map[string]uint32{}}
-	for i, b := range all {
-		if i == 0 {
-			resp.Version = b.Version
-		}
-		for _, virt := range b.VirtTypes() {
-			if m, ok := b.Machine(""); ok && resp.MaxVcpus[virt] == 0 {
-				resp.MaxVcpus[virt] = uint32(b.MaxVCPUs(m, virt))
-			}
-		}
-	}
-	resp.MaxVcpus[""] = resp.MaxVcpus["qemu"]
-	return resp, nil
-}

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/capabilities"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
@@ -39,9 +40,10 @@ const handleVersion = 1
 
 // Driver implements hypervisor.Driver and all optional interfaces. Make one with New.
 type Driver struct {
-	core   plugin.Core
-	log    hclog.Logger
-	prober *probe.Prober
+	core     plugin.Core
+	log      hclog.Logger
+	prober   *probe.Prober
+	reporter *capabilities.Reporter
 
 	// mu guards lives and what of a life says so. Nothing waits while it is held.
 	mu    sync.Mutex
@@ -76,8 +78,9 @@ type life struct {
 // New makes a driver. It looks at nothing yet.
 func New(core plugin.Core) (*Driver, error) {
 	log := core.Logger()
+	prober := probe.New(probe.Options{Store: core.State(), Log: log})
 	return &Driver{
-		core: core, log: log, prober: probe.New(probe.Options{Store: core.State(), Log: log}), lives: map[string]*life{},
+		core: core, log: log, prober: prober, reporter: capabilities.NewReporter(prober, log), lives: map[string]*life{},
 	}, nil
 }
 

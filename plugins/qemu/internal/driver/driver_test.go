@@ -10,11 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	"github.com/lodgevirt/lodge/sdk/faketest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -30,19 +32,19 @@ func TestMain(m *testing.M) {
 
 // rig is a driver and one guest for it.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	core   *faketest.Core
 	driver *Driver
 	guest  *pb.Guest
 	xml    string
 }
 
-func newRig(t *testing.T, devices string) *rig {
+func newRig(t testing.TB, devices string) *rig {
 	t.Helper()
 	return newRigWith(t, `<memory unit='MiB'>16</memory><os><type>hvm</type></os><devices>`+devices+`</devices>`)
 }
 
-func newRigWith(t *testing.T, body string) *rig {
+func newRigWith(t testing.TB, body string) *rig {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("no qemu-system-x86_64")
@@ -78,8 +80,12 @@ func (r *rig) restart() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	d.prober = sharedProber()
 	r.driver = d
 }
+
+// sharedProber saves each test from asking QEMU again what it can do.
+var sharedProber = sync.OnceValue(func() *probe.Prober { return probe.New(probe.Options{}) })
 
 func (r *rig) start(paused bool) *pb.StartResponse {
 	r.t.Helper()

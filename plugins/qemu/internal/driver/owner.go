@@ -39,8 +39,8 @@ func (d *Driver) config() (Config, error) {
 	return c, nil
 }
 
-// owner returns whom QEMU shall run as, nil for the plugin's own user, and gives that user the guest's folder.
-func (d *Driver) owner(dir folder) (*process.Owner, error) {
+// runsAs returns whom QEMU shall run as, nil for the plugin's own user. Only root can choose.
+func (d *Driver) runsAs() (*process.Owner, error) {
 	c, err := d.config()
 	if err != nil || c.User == "" || os.Geteuid() != 0 {
 		return nil, err
@@ -49,12 +49,20 @@ func (d *Driver) owner(dir folder) (*process.Owner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find user of guests: %w", err)
 	}
-	for _, path := range []string{string(dir), dir.path(monitorName)} {
-		if err := os.Chown(path, int(o.UID), int(o.GID)); err != nil {
-			return nil, fmt.Errorf("give folder of guest away: %w", err)
+	return o, nil
+}
+
+// give makes files and folders those of the user that QEMU runs as.
+func give(o *process.Owner, paths ...string) error {
+	if o == nil {
+		return nil
+	}
+	for _, path := range paths {
+		if err := os.Lchown(path, int(o.UID), int(o.GID)); err != nil {
+			return fmt.Errorf("give to user of guests: %w", err)
 		}
 	}
-	return o, nil
+	return nil
 }
 
 func lookup(c Config) (*process.Owner, error) {

@@ -147,8 +147,11 @@ func openLog(dir string, ref *pb.Guest) (*os.File, error) {
 }
 
 func (s *start) launch(ctx context.Context) error {
-	owner, err := s.driver.owner(s.life.folder)
+	owner, err := s.driver.runsAs()
 	if err != nil {
+		return err
+	}
+	if err := give(owner, string(s.life.folder), s.life.folder.path(monitorName)); err != nil {
 		return err
 	}
 	spec := process.Spec{

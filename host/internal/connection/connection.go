@@ -37,6 +37,8 @@ type Config struct {
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
 	Domains *domain.Inventory
+	// Seeds: the driver brings guests at the first use, which the first client waits for.
+	Seeds bool
 	// Plugin carries calls to the driver.
 	Plugin grpc.ClientConnInterface
 	// Host answers for this machine.
@@ -58,15 +60,25 @@ type Connection struct {
 	driver  pb.DriverServiceClient
 	probing sync.Mutex // one Probe at a time
 	probe   atomic.Pointer[pb.ProbeResponse]
+	// settled is closed once the connection has the guests that it has from its first use on.
+	settled chan struct{}
+	settle  sync.Once
 }
 
 // New returns a connection; nothing is asked of the driver before it is needed.
 func New(cfg Config) *Connection {
-	return &Connection{
+	c := &Connection{
 		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
-		cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin),
+		cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
+	if !cfg.Seeds || cfg.Domains.Seeded() {
+		c.Settled()
+	}
+	return c
 }
+
+// Settled says that the connection's first guests are there.
+func (c *Connection) Settled() { c.settle.Do(func() { close(c.settled) }) }
 
 // Probe asks a driver that has just become ready, through a connection of its own, what it can do, and keeps the answer.
 func (c *Connection) Probe(ctx context.Context, driver pb.DriverServiceClient) (*pb.ProbeResponse, error) {

@@ -4,9 +4,13 @@ import (
 	"context"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
+
+// seedWait bounds the wait of a first client.
+const seedWait = 5 * time.Second
 
 // maxURI is the longest URI in bytes.
 const maxURI = 4096
@@ -36,8 +40,23 @@ func (r *Router) Add(c *Connection, aliases ...string) {
 }
 
 // Open finds the connection for a URI as it arrives in REMOTE_PROC_CONNECT_OPEN; "" is the host's default connection. It answers
-// from memory. An unknown scheme is NoConnect, an unknown path of a known one Internal, as libvirt has it.
-func (r *Router) Open(_ context.Context, uri string) (*Connection, error) {
+// from memory, but for a connection that is used for the first time ever and whose driver brings guests: there it waits for them,
+// at most seedWait. An unknown scheme is NoConnect, an unknown path of a known one Internal, as libvirt has it.
+func (r *Router) Open(ctx context.Context, uri string) (*Connection, error) {
+	c, err := r.find(uri)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, seedWait)
+	defer cancel()
+	select {
+	case <-c.settled:
+	case <-wait.Done():
+	}
+	return c, nil
+}
+
+func (r *Router) find(uri string) (*Connection, error) {
 	if uri == "" {
 		if r.first == nil {
 			return nil, verr.New(verr.NoConnect, "no connection driver available: no plugin is enabled")

@@ -130,7 +130,7 @@ func (d *driver) connect() error {
 			return err
 		}
 		conn := connection.New(connection.Config{
-			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: inv,
+			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: inv, Seeds: m.Seeds,
 			Plugin: d.plugin, Host: h.machine,
 		})
 		h.router.Add(conn, paths[1:]...)
@@ -260,6 +260,7 @@ func (s *served) settle(ctx context.Context, d *driver, client pb.DriverServiceC
 	if err := s.domains.Seed(ctx, probe.Seeds); err != nil {
 		d.log().Error("first guests could not be defined", "uri", s.conn.URI, "error", err)
 	}
+	defer s.conn.Settled()
 	if err := s.domains.Autostart(ctx, d.host.bootID); err != nil {
 		d.log().Error("guests could not be started at boot", "uri", s.conn.URI, "error", err)
 	}

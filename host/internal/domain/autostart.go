@@ -17,11 +17,17 @@ func (i *Inventory) Waiting(bootID string) bool {
 	if len(i.Lives()) > 0 {
 		return true
 	}
-	if _, seeded, err := i.cfg.Catalog.Value(namespace, "seeded/"+i.cfg.URI); err != nil || !seeded {
+	if !i.Seeded() {
 		return true
 	}
 	last, _, err := i.cfg.Catalog.Value(namespace, "autostarted/"+i.cfg.URI)
 	return err != nil || string(last) != bootID
+}
+
+// Seeded reports whether the connection was used before.
+func (i *Inventory) Seeded() bool {
+	_, seeded, err := i.cfg.Catalog.Value(namespace, "seeded/"+i.cfg.URI)
+	return err == nil && seeded
 }
 
 // Seed defines the guests that a connection has from its first use on, once for ever: a user who undefines one does not get it back.

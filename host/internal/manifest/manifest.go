@@ -106,6 +106,8 @@ type Manifest struct {
 	Inventory Inventory `toml:"inventory"`
 	// Disks says what the paths of its guests' disks are; "local" if it is not given.
 	Disks Disks `toml:"disks"`
+	// Seeds: the connection has guests from its first use on, so the first client waits until they are there.
+	Seeds bool `toml:"seeds"`
 	// ErrorDomain is libvirt's virErrorDomain of its errors.
 	ErrorDomain int32 `toml:"error_domain"`
 	// SHA256 of the binary, hexadecimal; empty if the author did not state it.

@@ -1,4 +1,5 @@
-// Package version says which version of Lodge this is.
+// Package version says which version of Lodge this is, for every daemon and command alike. It is set once at build time, read-only
+// afterwards, and cannot fail: a build that nobody gave a version is "devel".
 package version
 
 import "runtime/debug"

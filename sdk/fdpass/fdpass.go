@@ -129,6 +129,7 @@ func Listen(path string) (*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for descriptors on %q: %w", path, err)
 	}
+	l.SetUnlinkOnClose(false) // an orphan must not take its successor's socket away
 	r := &Receiver{
 		listener: l, slots: make(chan struct{}, maxConns), done: make(chan struct{}),
 		conns:   make(map[*net.UnixConn]struct{}),

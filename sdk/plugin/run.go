@@ -107,6 +107,7 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
+	l.SetUnlinkOnClose(false) // an orphan must not take its successor's socket away
 	return peer.Listener{Listener: l, Allow: peer.SameUser}, nil
 }
 

@@ -44,7 +44,6 @@ func (s *service) describe() {
 
 // Describe tells what the plugin is.
 func (s *service) Describe(context.Context, *basev1.DescribeRequest) (*basev1.DescribeResponse, error) {
-	s.link.conn.ResetConnectBackoff() // whoever asks is a core that has just come: find it now
 	return s.description, nil
 }
 

@@ -227,6 +227,28 @@ func tail(path string) string {
 	return string(data)
 }
 
+// maxLog is how long the file of a plugin's standard error may become, in bytes.
+const maxLog = 16 << 20
+
+// BoundLog empties the file of a plugin's standard error if it has become too long, and reports whether it did. The process, which
+// appends, may write on meanwhile.
+func BoundLog(path string) (cut bool, err error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("bound log: %w", err)
+	}
+	if info.Size() <= maxLog {
+		return false, nil
+	}
+	if err := os.Truncate(path, 0); err != nil {
+		return false, fmt.Errorf("bound log: %w", err)
+	}
+	return true, nil
+}
+
 // checkAddr accepts only the socket that the contract names.
 func checkAddr(dir string, addr net.Addr) error {
 	want := filepath.Join(dir, handshake.PluginSocket)

@@ -42,6 +42,7 @@ func (p *Plugin) serveCore(path string) (*coreSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
+	l.SetUnlinkOnClose(false) // a successor may listen there already
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(handshake.MaxMessage), grpc.MaxSendMsgSize(handshake.MaxMessage),
 		grpc.MaxConcurrentStreams(maxStreams))

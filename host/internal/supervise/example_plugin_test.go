@@ -7,7 +7,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/go-hclog"
+	"go.uber.org/goleak"
+
+	"github.com/lodgevirt/lodge/host/internal/manifest"
+	"github.com/lodgevirt/lodge/host/internal/supervise"
 	"github.com/lodgevirt/lodge/sdk/hypervisor"
 	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -17,6 +23,9 @@ import (
 // pluginArgument makes the test binary a plugin.
 const pluginArgument = "serve-as-plugin"
 
+// coreArgument makes the test binary a core in the folder that is the next argument.
+const coreArgument = "serve-as-core"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == pluginArgument {
 		plugin.Serve(plugin.Plugin{
@@ -24,7 +33,31 @@ func TestMain(m *testing.M) {
 			Hypervisor: func(core plugin.Core) (hypervisor.Driver, error) { return &exampleDriver{core: core}, nil },
 		})
 	}
-	os.Exit(m.Run())
+	if len(os.Args) > 2 && os.Args[1] == coreArgument {
+		serveAsCore(os.Args[2])
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// serveAsCore supervises the plugin in a folder, prints its pid, and waits to be killed.
+func serveAsCore(dir string) {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	p := supervise.New(supervise.Config{
+		Manifest: &manifest.Manifest{Name: "example", Binary: self, Protocol: []int{1}},
+		Dirs:     supervise.Dirs{Private: dir + "/run", LogFile: dir + "/log/example.log"},
+		Log:      hclog.NewNullLogger(), Args: []string{pluginArgument},
+	})
+	go func() { _ = p.Run(context.Background()) }()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := p.Wait(ctx); err != nil {
+		panic(err)
+	}
+	fmt.Println(p.Status().PID)
+	select {}
 }
 
 // exampleDriver does what the text in a request says. It counts what it does in files of its runtime folder, so that the count

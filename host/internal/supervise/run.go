@@ -106,6 +106,12 @@ func (r *run) once(ctx context.Context) {
 	}
 }
 
+func (r *run) isMissing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.missing
+}
+
 // missingPause is how often a binary that cannot be used is looked for again.
 const missingPause = time.Second
 
@@ -113,7 +119,11 @@ const missingPause = time.Second
 func (r *run) verify(ctx context.Context) {
 	_, err := os.Stat(r.cfg.Manifest.Binary)
 	if err == nil {
-		r.step(evVerified, r.Status().Detail)
+		detail := r.Status().Detail
+		if r.isMissing() {
+			detail = ""
+		}
+		r.step(evVerified, detail)
 		return
 	}
 	r.step(evMissing, err.Error())

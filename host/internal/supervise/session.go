@@ -145,6 +145,7 @@ func (r *run) watch(ctx context.Context, s *session) (verdict, error) {
 		case <-r.drains:
 			return drained, nil
 		case <-tick.C:
+			r.boundLog()
 			if r.idle() {
 				return drained, nil
 			}
@@ -178,6 +179,14 @@ func (r *run) askHealth(ctx context.Context, s *session, unhealthy chan<- error)
 			unhealthy <- fmt.Errorf("it did not answer %d times in a row: %w", misses, err)
 			return
 		}
+	}
+}
+
+// boundLog keeps a plugin that prints without end from filling the disk.
+func (r *run) boundLog() {
+	cut, err := launch.BoundLog(r.cfg.Dirs.LogFile)
+	if cut || err != nil {
+		r.log.Warn("plugin's standard error was too long and is emptied", "file", r.cfg.Dirs.LogFile, "error", err)
 	}
 }
 

@@ -116,6 +116,7 @@ type Plugin struct {
 	changed chan struct{} // closed and replaced with each change of state
 	waiting int           // calls that wait for a session
 	eager   bool          // start without a call that waits
+	missing bool          // the binary was not there when it was last looked at
 	running bool
 	stopped bool
 }
@@ -218,6 +219,7 @@ func (p *Plugin) acquire(ctx context.Context) (*session, error) {
 	for {
 		p.mu.Lock()
 		s, state, detail, changed, stopped := p.session, p.status.State, p.status.Detail, p.changed, p.stopped
+		missing := p.missing
 		if s != nil {
 			s.calls++
 		}
@@ -229,6 +231,8 @@ func (p *Plugin) acquire(ctx context.Context) (*session, error) {
 			return nil, ErrStopped
 		case state == Failed:
 			return nil, fmt.Errorf("driver %q has failed: %s", p.Name(), detail)
+		case missing:
+			return nil, fmt.Errorf("driver %q cannot be started: %s", p.Name(), detail)
 		}
 		signal(p.wanted)
 		select {
@@ -262,6 +266,7 @@ func (p *Plugin) step(e event, detail string) {
 		return
 	}
 	p.status.State, p.status.Since, p.status.Detail = to, time.Now(), detail
+	p.missing = e == evMissing
 	close(p.changed)
 	p.changed = make(chan struct{})
 	p.log.Debug("plugin state changed", "from", from, "to", to, "detail", detail)

@@ -3,7 +3,9 @@ package supervise_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +23,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 	"github.com/lodgevirt/lodge/host/internal/supervise"
 	"github.com/lodgevirt/lodge/sdk/fdpass"
+	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -294,6 +297,51 @@ func TestLogLinesWhileTheCoreIsAwayArriveLater(t *testing.T) {
 	h.eventually("the line in the new core's log", func() bool { return h.log.has("said in the dark") })
 }
 
+func TestCoreThatIsKilledLeavesAPluginThatTheNextOneFinds(t *testing.T) {
+	h := newHost(t, nil)
+	h.stop()
+	core := exec.Command(os.Args[0], coreArgument, h.dir)
+	core.Stderr = os.Stderr
+	out, err := core.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := core.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, scanned := fmt.Fscan(out, &pid)
+	if err := errors.Join(scanned, core.Process.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	_ = core.Wait() // it was killed
+	h.start(nil)
+	if st := h.ready(); st.PID != pid {
+		t.Errorf("the plugin was %d, is %+v", pid, st)
+	}
+}
+
+func TestKillAtEachPointOfACall(t *testing.T) {
+	for _, c := range []struct {
+		point   string
+		outcome basev1.Outcome
+		lives   bool
+	}{
+		{"Driver.Start.received=1*kill", basev1.Outcome_OUTCOME_UNKNOWN, false},
+		{"Driver.Start.applied=1*kill", basev1.Outcome_OUTCOME_UNKNOWN, false},
+		{"Driver.Start.replied=1*kill", basev1.Outcome_OUTCOME_UNSPECIFIED, true},
+	} {
+		t.Run(c.point, func(t *testing.T) {
+			h := newHost(t, func(cfg *supervise.Config) { cfg.Env = []string{handshake.FailpointsKey + "=" + c.point} })
+			_, err := h.driver().Start(h.context(), &pb.StartRequest{})
+			if (err == nil) != c.lives || supervise.Info(err).GetOutcome() != c.outcome {
+				t.Errorf("the call ended with %v, %v", err, supervise.Info(err))
+			}
+			h.eventually("the crash", func() bool { return h.plugin.Status().Crashes == 1 })
+		})
+	}
+}
+
 func TestHungPluginIsKilledAndReplaced(t *testing.T) {
 	h := newHost(t, func(c *supervise.Config) {
 		c.Health = supervise.Health{Every: 50 * time.Millisecond, Deadline: 100 * time.Millisecond, Misses: 2, AbortWait: 50 * time.Millisecond}
@@ -357,16 +405,33 @@ func TestMessagesOfSixteenMiBPassAndNotAByteMore(t *testing.T) {
 	}
 }
 
+func TestCallOfAPluginWithoutABinaryFailsAtOnceUntilItIsThere(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	var self string
+	h := newHost(t, func(c *supervise.Config) { self, c.Manifest.Binary = c.Manifest.Binary, missing })
+	_, err := h.driver().Start(h.context(), &pb.StartRequest{})
+	if supervise.Info(err).GetOutcome() != basev1.Outcome_OUTCOME_NOT_SENT || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("got %v with %v", err, supervise.Info(err))
+	}
+	if err := os.Symlink(self, missing); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually("the binary is found", func() bool { return h.plugin.Status().State == supervise.Verified })
+	h.ready()
+}
+
 func TestCallerThatGivesUpLearnsThatNothingWasSent(t *testing.T) {
-	h := newHost(t, func(c *supervise.Config) { c.Manifest.Binary = filepath.Join(t.TempDir(), "missing") })
+	h := newHost(t, func(c *supervise.Config) {
+		c.Recover = func(ctx context.Context, _ grpc.ClientConnInterface, _ uint64, _ bool) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	_, err := h.driver().Start(ctx, &pb.StartRequest{})
 	if supervise.Info(err).GetOutcome() != basev1.Outcome_OUTCOME_NOT_SENT || verr.From(err).Code != verr.OperationTimeout {
 		t.Errorf("got %v with %v", err, supervise.Info(err))
-	}
-	if st := h.plugin.Status(); st.State != supervise.Absent || !strings.Contains(st.Detail, "missing") {
-		t.Errorf("status is %+v", st)
 	}
 }
 

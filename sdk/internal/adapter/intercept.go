@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
@@ -104,6 +105,9 @@ func pointName(fullMethod string) string {
 	return strings.TrimSuffix(service, "Service") + "." + method
 }
 
+// flushTime is how long an answer may take from the handler's end through the connection's buffer.
+const flushTime = 20 * time.Millisecond
+
 // replied hits the failpoint that follows the answer.
 type replied struct{ points *failpoint.Set }
 
@@ -120,6 +124,7 @@ func (r replied) HandleRPC(ctx context.Context, s stats.RPCStats) {
 		return
 	}
 	if method, ok := ctx.Value(methodKey{}).(string); ok {
+		time.Sleep(flushTime)
 		_ = r.points.Hit(context.WithoutCancel(ctx), pointName(method)+".replied")
 	}
 }

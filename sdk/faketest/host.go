@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/lodgevirt/lodge/sdk/fdpass"
@@ -156,6 +157,8 @@ func (h *Host) dial(t testing.TB, ended chan error) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix:"+filepath.Join(h.dir, handshake.PluginSocket),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// The socket is there a moment before it listens.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(handshake.MaxMessage), grpc.MaxCallSendMsgSize(handshake.MaxMessage)))
 	if err != nil {

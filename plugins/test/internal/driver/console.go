@@ -97,6 +97,11 @@ func (c *console) Read(p []byte) (int, error) {
 // Write types.
 func (c *console) Write(p []byte) (int, error) {
 	select {
+	case <-c.closed: // which the other select may overlook when there is room
+		return 0, io.ErrClosedPipe
+	default:
+	}
+	select {
 	case <-c.closed:
 		return 0, io.ErrClosedPipe
 	case c.typed <- slices.Clone(p):

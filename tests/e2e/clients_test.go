@@ -87,6 +87,7 @@ func isSubsequence(want, got []string) bool {
 	return len(want) == 0
 }
 
+// TestVirtInstallImport names the image as source.file: for path= virt-install wants a storage pool, which is no part of this connection.
 func TestVirtInstallImport(t *testing.T) {
 	need(t, "virt-install", "virsh", "qemu-system-x86_64")
 	for name, extra := range map[string][]string{
@@ -102,7 +103,7 @@ func TestVirtInstallImport(t *testing.T) {
 			}
 			args := append([]string{
 				"--connect", h.URI(qemuURI), "--import", "--name", "imported", "--memory", "64", "--virt-type", "qemu",
-				"--disk", "path=" + path + ",format=raw,bus=virtio", "--network", "user", "--osinfo", "generic", "--noautoconsole",
+				"--disk", "source.file=" + path + ",driver.type=raw,bus=virtio", "--network", "user", "--osinfo", "generic", "--noautoconsole",
 			}, extra...)
 			out, err := rig.Run(t.Context(), "virt-install", args...)
 			if err != nil {

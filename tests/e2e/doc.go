@@ -3,5 +3,6 @@
 // connections, hostile XML, and SIGKILL at random moments.
 //
 // A test whose tool is not installed is skipped and says so; `make deps` installs all of them. The daemons are taken from $LODGE_BIN, or
-// built into a temporary folder. Every host ends with its test.
+// built into a temporary folder. Every host ends with its test; the folder of one whose
+// test has failed is kept if $LODGE_KEEP is set.
 package e2e

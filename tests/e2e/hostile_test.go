@@ -30,7 +30,7 @@ func garbage(length uint32, n int) []byte {
 
 // TestHostileFrames sends what no client would, and expects a clear end or a clear error, and that others do not notice.
 func TestHostileFrames(t *testing.T) {
-	h := startHost(t)
+	h := startSettledHost(t)
 	witness := connect(t, h.Socket())
 	open(t, witness, testURI)
 	before := descriptors(t, h)
@@ -135,7 +135,7 @@ func TestClientsThatStopHalfway(t *testing.T) {
 
 // TestThousandsOfConnections opens more connections than the daemon takes, and expects those that it has to be served.
 func TestThousandsOfConnections(t *testing.T) {
-	h := startHost(t)
+	h := startSettledHost(t)
 	first := connect(t, h.Socket())
 	open(t, first, testURI)
 	before := descriptors(t, h)
@@ -254,7 +254,7 @@ func TestHostileDefinitions(t *testing.T) {
 }
 
 // xmlErrors are the codes for XML that cannot be understood.
-var xmlErrors = []libvirt.ErrorNumber{libvirt.ErrXMLError, libvirt.ErrXMLDetail, libvirt.ErrInternalError}
+var xmlErrors = []libvirt.ErrorNumber{libvirt.ErrXMLError, libvirt.ErrXMLDetail, libvirt.ErrInternalError, libvirt.ErrNoName}
 
 // hasCode says whether an error is a libvirt error with one of the codes.
 func hasCode(err error, codes []libvirt.ErrorNumber) bool {

@@ -105,10 +105,15 @@ func newHost(t *testing.T) *rig.Host {
 	}
 	h := &rig.Host{Dir: dir, Bin: binaries(t)}
 	t.Cleanup(func() {
+		end := h.Close
 		if t.Failed() {
 			t.Logf("the host said at last:\n%s", rig.Tail(h.LogFile()))
+			if os.Getenv("LODGE_KEEP") != "" {
+				t.Logf("its folder is kept: %s", h.Dir)
+				end = h.End
+			}
 		}
-		if err := h.Close(); err != nil {
+		if err := end(); err != nil {
 			t.Errorf("end the host: %v", err)
 		}
 	})
@@ -128,6 +133,28 @@ func startHost(t *testing.T) *rig.Host {
 	if err := h.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
+	return h
+}
+
+// startSettledHost starts a host and waits until its daemons are up, so that its descriptors can be counted.
+func startSettledHost(t *testing.T) *rig.Host {
+	t.Helper()
+	h := startHost(t)
+	eventually(t, answerWait, func() error {
+		status, err := h.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if !status.GetLockdReady() {
+			return errors.New("the lock daemon is not up")
+		}
+		for _, plugin := range status.GetPlugins() {
+			if plugin.GetState() != "ready" {
+				return fmt.Errorf("plugin %s is %s", plugin.GetName(), plugin.GetState())
+			}
+		}
+		return nil
+	})
 	return h
 }
 

@@ -313,3 +313,13 @@ func validate(t *testing.T, schema, doc string) {
 		t.Errorf("%s: %v\n%s\n%s", schema, err, out, doc)
 	}
 }
+
+func FuzzHostCPU(f *testing.F) {
+	f.Add("processor: 0\nvendor_id: AuthenticAMD\nflags: a b c fxsr_opt\n\nprocessor: 1\nflags: d")
+	f.Fuzz(func(t *testing.T, cpuinfo string) {
+		cpu, ok := HostCPU(pretended(), cpuinfo)
+		if ok && (cpu.Model == "" || len(cpu.Disable) > 0) {
+			t.Errorf("%q gave %+v", cpuinfo, cpu)
+		}
+	})
+}

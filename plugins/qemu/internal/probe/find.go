@@ -57,23 +57,6 @@ func first(dirs, names []string) string {
 	return ""
 }
 
-// HasType reports whether the binary knows a device, object or backend.
-func (b *Binary) HasType(name string) bool {
-	_, found := slices.BinarySearch(b.Types, name)
-	return found
-}
-
-// HasOption reports whether an option of the command line has a parameter; an empty parameter asks for the option alone.
-func (b *Binary) HasOption(option, parameter string) bool {
-	parameters, ok := b.Options[option]
-	return ok && (parameter == "" || slices.Contains(parameters, parameter))
-}
-
-// HasProperty reports whether a type has a property. It knows the types of the package's own list only.
-func (b *Binary) HasProperty(typeName, property string) bool {
-	return slices.Contains(b.Properties[typeName], property)
-}
-
 // Native reports whether the binary's guests are of an architecture that this host's CPU runs itself.
 func (b *Binary) Native(goarch string) bool {
 	return slices.ContainsFunc(nativeTargets[goarch], func(target string) bool { return archOf(target) == b.Arch })

@@ -13,9 +13,6 @@ import (
 // AllCPUs asks for the sum over all CPUs.
 const AllCPUs = -1
 
-// tickNS is the unit of /proc/stat: USER_HZ is 100 on every architecture that runs QEMU.
-const tickNS = 10_000_000
-
 // CPUMap tells which CPUs there are.
 type CPUMap struct {
 	// Total is the number of CPUs that are present.
@@ -140,7 +137,7 @@ func parseCPUTimes(fields []string) ([]Stat, error) {
 		ticks[i] = n
 	}
 	return []Stat{
-		{"kernel", (ticks[2] + ticks[5] + ticks[6]) * tickNS}, {"user", (ticks[0] + ticks[1]) * tickNS},
-		{"idle", ticks[3] * tickNS}, {"iowait", ticks[4] * tickNS},
+		{"kernel", (ticks[2] + ticks[5] + ticks[6]) * nanosecondsPerTick}, {"user", (ticks[0] + ticks[1]) * nanosecondsPerTick},
+		{"idle", ticks[3] * nanosecondsPerTick}, {"iowait", ticks[4] * nanosecondsPerTick},
 	}, nil
 }

@@ -23,6 +23,27 @@ func TestBootIDAndStartTimeNameThisProcess(t *testing.T) {
 	}
 }
 
+func TestCPUTimeIsThatOfOneProcess(t *testing.T) {
+	pid := os.Getpid()
+	start, err := ProcessStartTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		pid   int
+		start uint64
+	}{"another process with the pid": {pid, start + 1}, "a process that is gone": {1 << 30, start}} {
+		if got, err := ProcessCPUTime(int32(tc.pid), tc.start); err != nil || got != 0 {
+			t.Errorf("%s: %d, %v", name, got, err)
+		}
+	}
+	for used := uint64(0); used == 0; { // until the first tick has been counted
+		if used, err = ProcessCPUTime(int32(pid), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestStartTimeIsFoundBehindAnyName(t *testing.T) {
 	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20"
 	for name, stat := range map[string]string{

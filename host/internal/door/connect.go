@@ -33,7 +33,7 @@ var features = map[int32]struct {
 	always  bool
 	drivers map[string]bool
 }{
-	featureTypedParamString: {drivers: map[string]bool{"QEMU": true, "Test": true, "LXC": true}},
+	featureTypedParamString: {drivers: map[string]bool{"QEMU": true, "TEST": true, "Test": true, "LXC": true}},
 	featureKeepalive:        {always: true},
 	featureXMLMigratable:    {drivers: map[string]bool{"QEMU": true}},
 	featureEventCallback:    {always: true},

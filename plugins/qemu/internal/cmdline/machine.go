@@ -242,17 +242,21 @@ func (b *builder) numa() error {
 }
 
 func (b *builder) monitor() error {
-	path, err := b.socket("monitor.sock", "qmp")
-	if err != nil {
-		return err
+	listener := fmt.Sprintf("fd=%d", b.plan.MonitorFD)
+	if b.plan.MonitorFD == 0 {
+		path, err := b.socket("monitor.sock", "qmp")
+		if err != nil {
+			return err
+		}
+		b.cmd.Monitor = path
+		listener = "path=" + escape(path)
 	}
-	b.cmd.Monitor = path
 	b.arg("-uuid", b.d.UUID)
 	if len(b.dev.Graphics) == 0 {
 		b.arg("-display", "none")
 	}
 	b.arg("-no-user-config", "-nodefaults",
-		"-chardev", "socket,id=charmonitor,path="+escape(path)+",server=on,wait=off",
+		"-chardev", "socket,id=charmonitor,"+listener+",server=on,wait=off",
 		"-mon", "chardev=charmonitor,id=monitor,mode=control")
 	return nil
 }

@@ -39,6 +39,8 @@ type Plan struct {
 	Images Images
 	// Disks are the paths of images by target name, where the core has resolved them; they win over the definition.
 	Disks map[string]string
+	// MonitorFD is the descriptor of a listening socket for QMP that QEMU will inherit, or 0: QEMU makes the socket itself.
+	MonitorFD int
 	// TapFDs are descriptors of taps that QEMU will inherit, by the place of the interface in the definition.
 	TapFDs map[int]int
 	// Listen is where screens listen that name no address; default 127.0.0.1.
@@ -81,7 +83,7 @@ type Command struct {
 	Args []string
 	// Environment is to be added to that of the process, as NAME=value.
 	Environment []string
-	// Monitor is the path of the QMP socket on which QEMU will listen.
+	// Monitor is the path of the QMP socket on which QEMU will listen; empty with MonitorFD.
 	Monitor string
 	// Agent is the path of the guest agent's socket, or empty.
 	Agent string

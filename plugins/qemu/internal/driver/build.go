@@ -2,32 +2,210 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
 
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/capabilities"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/image"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// build turns the definition into a command line.
-func (s *start) build(_ context.Context, d *libvirtxml.Domain) (*command, error) {
-	if d.OS == nil || d.Memory == nil || d.Devices == nil {
-		return nil, verr.New(verr.ConfigUnsupported, "definition without os, memory or devices")
+// monitorFD is the number under which QEMU inherits the monitor's socket: the first of its files.
+const monitorFD = 3
+
+// build turns the definition into a command, and reserves the ports that it names until the start has ended.
+func (s *start) build(ctx context.Context, def *libvirtxml.Domain) (*cmdline.Command, error) {
+	b, err := s.driver.emulator(ctx, def)
+	if err != nil {
+		return nil, err
 	}
-	id := int(s.req.GetId())
-	d.ID = &id
-	args := []string{
-		"-name", "guest=" + d.Name + ",debug-threads=on", "-S", "-uuid", d.UUID, "-machine", "pc", "-accel", "tcg",
-		"-m", fmt.Sprintf("%dk", d.Memory.Value), "-no-user-config", "-nodefaults", "-no-shutdown", "-display", "none",
-		"-chardev", "socket,id=charmonitor,fd=3,server=on,wait=off", "-mon", "chardev=charmonitor,mode=control",
+	settings := s.driver.core.Settings()
+	plan := cmdline.Plan{
+		ID: int(s.req.GetId()), RuntimeDir: string(s.life.folder), StateDir: settings.StateDir, LogDir: settings.LogDir,
+		Env: s.driver.env(b), HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
+		MonitorFD: monitorFD,
 	}
-	if d.OS.Kernel != "" {
-		args = append(args, "-kernel", d.OS.Kernel, "-initrd", d.OS.Initrd, "-append", d.OS.Cmdline)
+	for _, d := range s.req.GetResolved().GetDisks() {
+		if d.GetPath() != "" {
+			plan.Disks[d.GetTarget()] = d.GetPath()
+		}
 	}
-	for i := range d.Devices.Serials {
-		alias := fmt.Sprintf("serial%d", i)
-		d.Devices.Serials[i].Alias = &libvirtxml.DomainAlias{Name: alias}
-		args = append(args, "-chardev", "pty,id=char"+alias, "-serial", "chardev:char"+alias)
+	return cmdline.Build(def, plan)
+}
+
+// hostModel is what CPU mode host-model stands for, or nil where QEMU has to choose.
+func hostModel(def *libvirtxml.Domain, b *probe.Binary) *libvirtxml.DomainCPU {
+	if def.CPU == nil || def.CPU.Mode != "host-model" || !b.Native(runtime.GOARCH) {
+		return nil
 	}
-	return &command{Path: d.Devices.Emulator, Args: args, Live: d}, nil
+	model, ok := capabilities.HostModel(b, def.Type)
+	if !ok {
+		return nil
+	}
+	cpu := &libvirtxml.DomainCPU{
+		Mode: "custom", Match: "exact", Check: "partial", Vendor: model.Vendor,
+		Model: &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: model.Model},
+	}
+	for policy, names := range map[string][]string{"require": model.Require, "disable": model.Disable} {
+		for _, name := range names {
+			cpu.Features = append(cpu.Features, libvirtxml.DomainCPUFeature{Policy: policy, Name: name})
+		}
+	}
+	return cpu
+}
+
+// images reads images for package cmdline.
+type images struct{}
+
+// Backing implements cmdline.Images.
+func (images) Backing(path, format string) (*cmdline.Backing, error) {
+	b, err := image.ReadBacking(path, format)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return nil, verr.New(verr.SystemError, "Cannot access storage file: %w", err)
+	case err != nil:
+		return nil, verr.New(verr.OperationFailed, "%w", err)
+	case b == nil:
+		return nil, nil
+	}
+	info, err := os.Stat(b.Path)
+	if err != nil {
+		return nil, verr.New(verr.SystemError, "Cannot access backing file of storage file '%s': %w", path, err)
+	}
+	return &cmdline.Backing{Path: b.Path, Format: b.Format, Block: info.Mode()&fs.ModeDevice != 0}, nil
+}
+
+// furnish makes what the command needs beside QEMU.
+func (s *start) furnish(ctx context.Context, owner *process.Owner) error {
+	for _, dir := range s.cmd.Folders {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make folder for guest: %w", err)
+		}
+		if err := give(owner, dir); err != nil {
+			return err
+		}
+	}
+	for _, c := range s.cmd.Copies {
+		if err := copyFile(c.From, c.To); err != nil {
+			return fmt.Errorf("make %q from its template: %w", c.To, err)
+		}
+		if err := give(owner, c.To); err != nil {
+			return err
+		}
+	}
+	for _, h := range s.cmd.Helpers {
+		if err := s.help(ctx, h, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxTemplate bounds a template for a guest's own file, in bytes.
+const maxTemplate = 256 << 20
+
+// copyFile makes a file from a template, whole or not at all, unless it exists.
+func copyFile(from, to string) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.CreateTemp(filepath.Dir(to), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name())
+	_, err = io.Copy(out, io.LimitReader(in, maxTemplate))
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	return os.Link(out.Name(), to)
+}
+
+// Waits for a helper to listen.
+const (
+	helperTime  = 10 * time.Second
+	helperPause = 2 * time.Millisecond
+)
+
+// help starts a helper, and waits until it listens.
+func (s *start) help(ctx context.Context, h cmdline.Helper, owner *process.Owner) error {
+	path, err := exec.LookPath(h.Path)
+	if err != nil {
+		return verr.New(verr.OperationUnsupported, "the domain needs %s, which is not installed: %w", h.Name, err)
+	}
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	s.life.helped = true
+	if err := s.life.folder.write(helpersName, nil); err != nil {
+		return err
+	}
+	p, _, err := process.Launch(ctx, process.Spec{
+		Marker: s.life.helperMarker(), Path: path, Args: h.Args, Env: s.environment(), Dir: string(s.life.folder),
+		CgroupFiles: s.group(), Owner: owner, Log: s.log,
+	})
+	if err != nil {
+		return verr.New(verr.Internal, "%s did not start: %w", h.Name, err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(ctx, helperTime)
+	defer cancel()
+	for {
+		if _, err := os.Stat(h.Socket); err == nil {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			return verr.New(verr.Internal, "%s ended at once: %s", h.Name, process.Tail(s.log, s.said, maxWords))
+		case <-ctx.Done():
+			return verr.New(verr.OperationTimeout, "%s does not listen: %w", h.Name, ctx.Err())
+		case <-time.After(helperPause):
+		}
+	}
+}
+
+// setup is what QEMU is told by its monitor before the guest runs: secrets, which must not be in the arguments, and what has no
+// argument.
+func setup(c *cmdline.Command) []*qmp.Command {
+	var cmds []*qmp.Command
+	add := func(name string, args map[string]any) { cmds = append(cmds, &qmp.Command{Name: name, Args: args}) }
+	for _, p := range c.Passwords {
+		args := map[string]any{"protocol": p.Protocol, "password": p.Password}
+		if p.Connected != "" {
+			args["connected"] = p.Connected
+		}
+		add("set_password", args)
+		if p.ValidTo != "" {
+			add("expire_password", map[string]any{"protocol": p.Protocol, "time": p.ValidTo})
+		}
+	}
+	for _, alias := range c.LinksDown {
+		add("set_link", map[string]any{"name": alias, "up": false})
+	}
+	if c.BalloonPeriod > 0 {
+		add("qom-set", map[string]any{"path": balloonPath, "property": "guest-stats-polling-interval", "value": c.BalloonPeriod})
+	}
+	if c.BalloonKiB > 0 {
+		add("balloon", map[string]any{"value": c.BalloonKiB << 10})
+	}
+	return cmds
 }

@@ -44,6 +44,7 @@ type Driver struct {
 	log      hclog.Logger
 	prober   *probe.Prober
 	reporter *capabilities.Reporter
+	ports    ports
 
 	// mu guards lives and what of a life says so. Nothing waits while it is held.
 	mu    sync.Mutex
@@ -73,6 +74,8 @@ type life struct {
 	xml   string
 
 	consoles consoles
+	// helped says that processes beside QEMU serve the guest.
+	helped bool
 }
 
 // New makes a driver. It looks at nothing yet.
@@ -81,6 +84,7 @@ func New(core plugin.Core) (*Driver, error) {
 	prober := probe.New(probe.Options{Store: core.State(), Log: log})
 	return &Driver{
 		core: core, log: log, prober: prober, reporter: capabilities.NewReporter(prober, log), lives: map[string]*life{},
+		ports: ports{taken: map[int]bool{}},
 	}, nil
 }
 
@@ -117,7 +121,7 @@ func (d *Driver) newLife(ref *pb.Guest, group string) (*life, error) {
 		group = dir.group()
 	}
 	if group == "" && settings.CgroupParent != "" {
-		group = filepath.Join(settings.CgroupParent, groupName(ref))
+		group = filepath.Join(settings.CgroupParent, cgroupName(ref))
 	}
 	return &life{
 		ref: ref, cgroup: group, folder: dir, settled: make(chan struct{}),
@@ -125,12 +129,19 @@ func (d *Driver) newLife(ref *pb.Guest, group string) (*life, error) {
 	}, nil
 }
 
-func groupName(ref *pb.Guest) string {
+func cgroupName(ref *pb.Guest) string {
 	return fmt.Sprintf("lodge-%s-%s-%d", driverName, ref.GetUuid(), ref.GetGeneration())
 }
 
 func (l *life) marker() process.Marker {
 	return process.Marker{Driver: driverName, UUID: l.ref.GetUuid(), Generation: l.ref.GetGeneration()}
+}
+
+// helperMarker is carried by the processes beside QEMU, which must not be taken for it.
+func (l *life) helperMarker() process.Marker {
+	m := l.marker()
+	m.Driver += "-helper"
+	return m
 }
 
 // enter puts a life into the table, unless there is one of the guest; then it returns that.
@@ -213,6 +224,11 @@ func (d *Driver) publish(l *life, change *pb.Change) {
 
 // clean removes what is left of a life that has ended.
 func (l *life) clean() {
+	if l.helped || l.folder.has(helpersName) {
+		if err := process.Sweep(context.Background(), l.helperMarker()); err != nil {
+			l.log.Warn("helpers of guest not ended", "error", err)
+		}
+	}
 	if err := os.RemoveAll(string(l.folder)); err != nil {
 		l.log.Warn("folder of guest not removed", "error", err)
 	}

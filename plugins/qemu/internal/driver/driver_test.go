@@ -98,7 +98,7 @@ func (r *rig) start(paused bool) *pb.StartResponse {
 
 func (r *rig) startRequest(paused bool) *pb.StartRequest {
 	return &pb.StartRequest{
-		Guest: r.guest, Xml: r.xml, Id: 7, Paused: paused, Resolved: &pb.Resolved{Cgroup: "lodge-test/" + groupName(r.guest)},
+		Guest: r.guest, Xml: r.xml, Id: 7, Paused: paused, Resolved: &pb.Resolved{Cgroup: "lodge-test/" + cgroupName(r.guest)},
 	}
 }
 
@@ -129,7 +129,7 @@ func (r *rig) nothingLeft() {
 	if left, err := os.ReadDir(r.core.Settings().RuntimeDir); err != nil || len(left) != 0 {
 		r.t.Errorf("folders left: %v, %v", left, err)
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/lodge-test/" + groupName(r.guest))
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/lodge-test/" + cgroupName(r.guest))
 	if err != nil || len(groups) != 0 {
 		r.t.Errorf("control groups left: %v, %v", groups, err)
 	}
@@ -282,7 +282,7 @@ func kernel(t *testing.T) (vmlinuz, initrd string) {
 func TestLinuxGuestFromStartToItsOwnEnd(t *testing.T) {
 	vmlinuz, initrd := kernel(t)
 	r := newRigWith(t, `<memory unit='MiB'>128</memory><os><type>hvm</type><kernel>`+vmlinuz+`</kernel><initrd>`+initrd+
-		`</initrd><cmdline>console=ttyS0 quiet</cmdline></os><devices><serial type='pty'/><console type='pty'/></devices>`)
+		`</initrd><cmdline>console=ttyS0 quiet</cmdline></os><features><acpi/></features><devices><serial type='pty'/><console type='pty'/></devices>`)
 	r.start(true)
 	console := r.open(false)
 	if _, err := r.driver.OpenConsole(t.Context(), &pb.ConsoleTarget{Guest: r.guest}); !verr.Is(err, verr.OperationFailed) {

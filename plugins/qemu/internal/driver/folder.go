@@ -24,7 +24,8 @@ const (
 	monitorName = "monitor.sock"
 	liveName    = "live.xml"
 	memoryName  = "state.json"
-	groupFile   = "cgroup"
+	groupName   = "cgroup"
+	helpersName = "helpers"
 )
 
 // maxLiveXML bounds a live XML that is read back, in bytes.
@@ -40,12 +41,18 @@ func (f folder) make(group string) error {
 	if err := os.Mkdir(string(f), 0o700); err != nil {
 		return fmt.Errorf("make folder of guest: %w", err)
 	}
-	return f.write(groupFile, []byte(group))
+	return f.write(groupName, []byte(group))
+}
+
+// has reports whether a file is in the folder.
+func (f folder) has(name string) bool {
+	_, err := os.Stat(f.path(name))
+	return err == nil
 }
 
 // group returns the control group that the guest was started in, or empty.
 func (f folder) group() string {
-	text, err := f.read(groupFile)
+	text, err := f.read(groupName)
 	if err != nil {
 		return ""
 	}

@@ -3,10 +3,10 @@ package driver
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
 	"github.com/lodgevirt/lodge/sdk/domxml"
@@ -25,7 +25,13 @@ func (l *life) learn(ctx context.Context, mon *qmp.Client, live *libvirtxml.Doma
 	if err := mon.Batch(ctx, append(setup, query)...); err != nil {
 		return err
 	}
-	fillPTYs(live, devices)
+	files := map[string]string{}
+	for _, c := range devices {
+		files[c.Label] = c.Filename
+	}
+	if live.Devices != nil {
+		cmdline.SetPTYs(live, files)
+	}
 	text, err := domxml.Format(live)
 	if err != nil {
 		return fmt.Errorf("write live xml: %w", err)
@@ -96,30 +102,6 @@ func channels(d *libvirtxml.Domain) []character {
 		list = append(list, one)
 	}
 	return list
-}
-
-// fillPTYs writes the paths of pseudo terminals, which the kernel chose, into the definition. The first console of an x86 guest is
-// its first serial port, and has its alias.
-func fillPTYs(d *libvirtxml.Domain, devices []chardev) {
-	paths := map[string]string{}
-	for _, c := range devices {
-		if path, ok := strings.CutPrefix(c.Filename, "pty:"); ok {
-			paths[c.Label] = path
-		}
-	}
-	for _, c := range append(characters(d), channels(d)...) {
-		if path := paths["char"+c.alias]; path != "" && c.source.Pty != nil {
-			c.source.Pty.Path = path
-		}
-	}
-	if d.Devices == nil {
-		return
-	}
-	for i := range d.Devices.Consoles {
-		if c := &d.Devices.Consoles[i]; c.Source != nil && c.Source.Pty != nil {
-			c.TTY = c.Source.Pty.Path
-		}
-	}
 }
 
 const agentChannel = "org.qemu.guest_agent.0"

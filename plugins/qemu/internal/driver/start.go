@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"libvirt.org/go/libvirtxml"
-
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
@@ -41,7 +40,7 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 		}
 		return nil, err
 	}
-	s := &start{driver: d, life: l, req: req}
+	s := &start{driver: d, life: l, req: req, ports: promise{of: &d.ports}}
 	resp, err := s.run(ctx)
 	s.close()
 	if err != nil {
@@ -65,7 +64,8 @@ type start struct {
 	// said is the size of the log before the start.
 	said int64
 
-	cmd     *command
+	ports   promise
+	cmd     *cmdline.Command
 	process *process.Process
 	monitor *qmp.Client
 	guest   *guest.Guest
@@ -154,10 +154,12 @@ func (s *start) launch(ctx context.Context) error {
 	if err := give(owner, string(s.life.folder), s.life.folder.path(monitorName)); err != nil {
 		return err
 	}
+	if err := s.furnish(ctx, owner); err != nil {
+		return err
+	}
 	spec := process.Spec{
 		Marker: s.life.marker(), Path: s.cmd.Path, Args: s.cmd.Args, Dir: string(s.life.folder), Owner: owner,
-		Env:         []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + string(s.life.folder)},
-		CgroupFiles: s.group(), Files: s.files, Log: s.log,
+		Env: append(s.environment(), s.cmd.Environment...), CgroupFiles: s.group(), Files: s.files, Log: s.log,
 	}
 	p, warnings, err := process.Launch(ctx, spec)
 	for _, w := range warnings {
@@ -169,6 +171,11 @@ func (s *start) launch(ctx context.Context) error {
 	s.process = p
 	s.closeFiles()
 	return nil
+}
+
+// environment is that of every process of a guest; nothing of the plugin's own reaches them.
+func (s *start) environment() []string {
+	return []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + string(s.life.folder)}
 }
 
 // group makes the guest's control group, as far as the host lets us.
@@ -189,7 +196,7 @@ func (s *start) connect(ctx context.Context) error {
 	if s.monitor, err = s.life.folder.dial(ctx); err != nil {
 		return s.explain(err)
 	}
-	if err := s.life.learn(ctx, s.monitor, s.cmd.Live, s.cmd.Setup...); err != nil {
+	if err := s.life.learn(ctx, s.monitor, s.cmd.Live, setup(s.cmd)...); err != nil {
 		return s.explain(err)
 	}
 	return nil
@@ -233,17 +240,8 @@ func (s *start) closeFiles() {
 
 func (s *start) close() {
 	s.closeFiles()
+	s.ports.release()
 	if s.log != nil {
 		_ = s.log.Close()
 	}
-}
-
-// command is what QEMU is started with.
-type command struct {
-	Path string
-	Args []string
-	// Live is the live definition, but for what only QEMU knows.
-	Live *libvirtxml.Domain
-	// Setup is told to QEMU before the guest runs.
-	Setup []*qmp.Command
 }

@@ -194,7 +194,7 @@ func (s *Server) removeClient(c *client) {
 }
 
 // Shutdown stops listening and reading, lets calls that are under way be answered, and returns when all clients are gone. When ctx
-// ends first, connections are closed and calls cancelled, and its error is returned.
+// ends first, connections are closed, calls are cancelled as far as the core allows, and the context's error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	gone := make(chan struct{})
@@ -210,7 +210,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.snapshot() {
 		c.abort()
 	}
-	<-gone
 	return fmt.Errorf("shut the door: %w", ctx.Err())
 }
 

@@ -139,7 +139,7 @@ func (bd *builder) buildSlice(t reflect.Type, limit int) (*plan, error) {
 		limit = MaxElements
 	}
 	if strings.HasPrefix(t.Name(), "Opt") {
-		limit = 1
+		return &plan{min: 4, enc: sliceEncoder(elem, 1), dec: optDecoder(t, elem)}, nil
 	}
 	return &plan{min: 4, enc: sliceEncoder(elem, limit), dec: sliceDecoder(t, elem, limit)}, nil
 }
@@ -188,6 +188,29 @@ func sliceDecoder(t reflect.Type, elem *plan, limit int) func([]byte, reflect.Va
 	}
 }
 
+// present reads whether an optional value follows. Like in C's XDR anything but zero is a yes: go-libvirt's OPEN says it with
+// 0x01000000.
+func present(b []byte) (bool, []byte, error) {
+	n, b, err := uint32At(b)
+	return n != 0, b, err
+}
+
+func optDecoder(t reflect.Type, elem *plan) func([]byte, reflect.Value) ([]byte, error) {
+	return func(b []byte, v reflect.Value) ([]byte, error) {
+		ok, b, err := present(b)
+		if err != nil || !ok {
+			v.SetZero()
+			return b, err
+		}
+		s := reflect.MakeSlice(t, 1, 1)
+		if b, err = elem.dec(b, s.Index(0)); err != nil {
+			return b, err
+		}
+		v.Set(s)
+		return b, nil
+	}
+}
+
 func (bd *builder) buildArray(t reflect.Type) (*plan, error) {
 	elem, err := bd.build(t.Elem(), 0)
 	if err != nil {
@@ -218,19 +241,13 @@ func (bd *builder) buildPointer(t reflect.Type) (*plan, error) {
 		return elem.enc(AppendUint32(b, 1), v.Elem())
 	}
 	dec := func(b []byte, v reflect.Value) ([]byte, error) {
-		present, b, err := uint32At(b)
-		if err != nil {
+		ok, b, err := present(b)
+		if err != nil || !ok {
+			v.SetZero()
 			return b, err
 		}
-		switch present {
-		case 0:
-			v.SetZero()
-			return b, nil
-		case 1:
-			v.Set(reflect.New(t.Elem()))
-			return elem.dec(b, v.Elem())
-		}
-		return b, fmt.Errorf("optional with %d elements: %w", present, ErrInvalid)
+		v.Set(reflect.New(t.Elem()))
+		return elem.dec(b, v.Elem())
 	}
 	return &plan{min: 4, enc: enc, dec: dec}, nil
 }

@@ -29,15 +29,9 @@ func encBool(b []byte, v reflect.Value) ([]byte, error) {
 }
 
 func decBool(b []byte, v reflect.Value) ([]byte, error) {
-	n, b, err := uint32At(b)
-	if err != nil {
-		return b, err
-	}
-	if n > 1 {
-		return b, fmt.Errorf("bool %d: %w", n, ErrInvalid)
-	}
-	v.SetBool(n == 1)
-	return b, nil
+	yes, b, err := present(b)
+	v.SetBool(yes)
+	return b, err
 }
 
 func encInt32(b []byte, v reflect.Value) ([]byte, error) {

@@ -79,6 +79,19 @@ func TestNodeInfoTakes160Bytes(t *testing.T) {
 	}
 }
 
+func TestAnythingButZeroIsAYes(t *testing.T) {
+	var v struct {
+		S libvirt.OptString
+		P *uint32
+		B bool
+	}
+	in := "\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x00" + "\x00\x00\x00\x02\x00\x00\x00\x09" + "\xff\xff\xff\xff"
+	rest, err := Unmarshal([]byte(in), &v)
+	if err != nil || len(rest) != 0 || len(v.S) != 1 || v.S[0] != "a" || v.P == nil || *v.P != 9 || !v.B {
+		t.Fatalf("%+v, rest %q, error %v", v, rest, err)
+	}
+}
+
 func TestRefusesBadInput(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -96,9 +109,8 @@ func TestRefusesBadInput(t *testing.T) {
 		{"an array above its tag", strings.Repeat("\x00", 8) + "\x00\x00\x00\x03" + strings.Repeat("\x00", 12), &limited{}, ErrLimit},
 		{"a count that the input cannot hold", "\x00\x03\x00\x00\x00\x00\x00\x00", &struct{ L []libvirt.Domain }{}, ErrShort},
 		{"a count above the general limit", "\x00\x04\x00\x01", &struct{ L []uint32 }{}, ErrLimit},
-		{"an optional with two elements", "\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00", &struct{ S libvirt.OptString }{}, ErrLimit},
-		{"a pointer with two elements", "\x00\x00\x00\x02\x00\x00\x00\x00", &optional{}, ErrInvalid},
-		{"a bool of two", "\x00\x00\x00\x02", &struct{ B bool }{}, ErrInvalid},
+		{"an optional that is announced and not there", "\x00\x00\x00\x01", &struct{ S libvirt.OptString }{}, ErrShort},
+		{"a pointer that is announced and not there", "\x00\x00\x00\x01", &optional{}, ErrShort},
 		{"a char out of range", "\x00\x00\x01\x00", &struct{ B uint8 }{}, ErrInvalid},
 		{"an unknown discriminant", "\x00\x00\x00\x08\x00\x00\x00\x00", &libvirt.TypedParamValue{}, ErrInvalid},
 		{"a union without an arm", "\x00\x00\x00\x07", &libvirt.TypedParamValue{}, ErrShort},

@@ -76,8 +76,8 @@ func (c *Client) List(ctx context.Context) ([]Lease, error) {
 }
 
 // Adopt is Acquire for a guest that lives: a lock that is not free is had from the descriptor in files at the same place, which may be
-// nil or missing, or else from the owner's process. The files stay the caller's. It returns leases without descriptors, and fails
-// as a whole; what was adopted by then stays.
+// nil or missing, or else from the owner's process. The files stay the caller's. It returns leases without descriptors. When it
+// fails, some resources may have been adopted and others not; no lock that the guest holds was dropped.
 func (c *Client) Adopt(ctx context.Context, owner Owner, resources []lockspace.Resource, files []*os.File) ([]Lease, error) {
 	var out []Lease
 	for _, batch := range batches(resources, files) {

@@ -19,9 +19,10 @@ const (
 	probeTimeout = 2 * time.Second
 	// startTimeout bounds how long a new daemon may take to answer.
 	startTimeout = 10 * time.Second
-	// firstBackoff and lastBackoff bound the waits between daemons that end at once.
+	// firstBackoff and lastBackoff bound the waits between daemons that never answer, crashBackoff after one that did.
 	firstBackoff = 20 * time.Millisecond
-	lastBackoff  = 500 * time.Millisecond
+	crashBackoff = 80 * time.Millisecond
+	lastBackoff  = 2 * time.Second
 	// healthy is how long a daemon has to live for the backoff to start anew.
 	healthy = 2 * time.Second
 )
@@ -56,7 +57,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	backoff := firstBackoff
 	for ctx.Err() == nil {
 		begun := time.Now()
-		err := k.once(ctx)
+		answered, err := k.once(ctx)
 		if ctx.Err() != nil {
 			break
 		}
@@ -64,20 +65,25 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if time.Since(begun) > healthy {
 			backoff = firstBackoff
 		}
+		limit := lastBackoff
+		if answered {
+			limit = crashBackoff
+		}
+		backoff = min(backoff, limit)
 		pause(ctx, backoff)
-		backoff = min(2*backoff, lastBackoff)
+		backoff = min(2*backoff, limit)
 	}
 	return ctx.Err()
 }
 
-// once finds or starts a daemon and stays until it ends.
-func (k *Keeper) once(ctx context.Context) error {
+// once finds or starts a daemon and stays until it ends. It tells whether the daemon ever answered.
+func (k *Keeper) once(ctx context.Context) (answered bool, err error) {
 	status, err := k.probe(ctx)
 	if err != nil && len(k.cfg.Command) > 0 {
 		status, err = k.start(ctx)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -92,7 +98,7 @@ func (k *Keeper) once(ctx context.Context) error {
 			k.cfg.Log.Error("cannot settle locks with the lock daemon", "error", err)
 		}
 	}
-	return <-gone
+	return true, <-gone
 }
 
 // probe asks a daemon that may be there, and does not wait for one to come.

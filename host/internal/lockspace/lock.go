@@ -37,9 +37,10 @@ func (e *BusyError) Error() string {
 
 // Lock is a lock that this process holds, with the descriptor that carries it. Its owner ends it with Release or Close.
 type Lock struct {
-	fd       int
-	file     FileID
-	resource Resource
+	fd        int
+	file      FileID
+	resource  Resource
+	inherited bool
 }
 
 // Take locks a resource at once or returns a *BusyError. The file is created if the resource is temporary; an error of the
@@ -147,6 +148,9 @@ func (l *Lock) Resource() Resource { return l.resource }
 
 // File returns the identity of the locked file.
 func (l *Lock) File() FileID { return l.file }
+
+// Inherited reports whether somebody else had the lock first: it comes from FromProcess or FromFile.
+func (l *Lock) Inherited() bool { return l.inherited }
 
 // Named reports whether the resource's path still leads to the locked file.
 func (l *Lock) Named() bool {

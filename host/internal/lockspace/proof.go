@@ -116,5 +116,5 @@ func prove(fd int, r Resource) (*Lock, error) {
 	if mode, ok := readInfo("self", strconv.Itoa(fd)); !ok || mode != r.Mode {
 		return nil, ErrNoLock
 	}
-	return &Lock{fd: fd, file: id, resource: r}, nil
+	return &Lock{fd: fd, file: id, resource: r, inherited: true}, nil
 }

@@ -41,7 +41,7 @@ func (t *Table) Acquire(ctx context.Context, owner Owner, wants []Want) ([]Info,
 	if err != nil {
 		return nil, err
 	}
-	if err := t.takeAll(g, all, wants); err == nil {
+	if err = t.takeAll(g, all, wants); err == nil {
 		err = t.record(owner, fresh)
 	}
 	if err != nil {
@@ -108,7 +108,11 @@ func (t *Table) takeAll(g *group, all []*lease, wants []Want) error {
 		if err != nil {
 			return err
 		}
-		t.settle(l, lock, l.state, "")
+		state := Held
+		if l.state == Pending {
+			state = Pending
+		}
+		t.settle(l, lock, state, "")
 	}
 	return nil
 }
@@ -155,10 +159,16 @@ func (t *Table) record(owner Owner, fresh []*lease) error {
 	return t.journal.Append(rec)
 }
 
-// undo takes back leases that nobody was told about.
+// undo takes back leases that nobody was told about. Locks that were taken are dropped; those that were had from a descriptor of a
+// living guest stay the guest's.
 func (t *Table) undo(g *group, fresh []*lease) {
 	for _, l := range fresh {
-		if l.lock != nil {
+		switch {
+		case l.lock == nil:
+		case l.lock.Inherited():
+			l.lock.Close()
+			t.settle(l, nil, Pending, "")
+		default:
 			t.end(l)
 		}
 	}

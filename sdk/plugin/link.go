@@ -49,6 +49,7 @@ func connect(name, dir string) (*link, error) {
 	conn, err := grpc.NewClient("passthrough:core",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(reconnect),
+		grpc.WithIdleTimeout(0), // its state tells whether there is a core
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)

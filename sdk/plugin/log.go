@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 
 // Limits of the log while the core is away.
 const (
-	// logLines is how many lines are kept.
+	// logLines is how many lines are kept, beside the batch that is under way.
 	logLines = 4096
+	// logBatch is how many of them one stream carries.
+	logBatch = 512
 	// logField is the longest text of a message, key or value, in bytes; longer ones are cut.
 	logField = 8 << 10
 	// logFields is how many keys a line may have.
@@ -30,8 +33,9 @@ const (
 	logRetry = 50 * time.Millisecond
 )
 
-// logPump keeps lines in a bounded ring and streams them to the core. Writing to it never blocks: beyond logLines the oldest go, and
-// the next line that reaches the core says how many.
+// logPump keeps lines in a bounded ring and streams them to the core, batch by batch, until the core has acknowledged each: a core
+// that is killed loses none, and may get some of them twice. Writing to it never blocks: beyond logLines the oldest go, and the
+// next line that reaches the core says how many.
 type logPump struct {
 	logger hclog.InterceptLogger
 	client corev1.LogServiceClient
@@ -99,16 +103,28 @@ func (p *logPump) close() {
 	<-p.done
 }
 
-// pump streams lines until the log is closed and empty, or its context ends.
+// pump sends batches of lines until the log is closed and empty, or its context ends.
 func (p *logPump) pump(ctx context.Context) {
 	defer close(p.done)
 	for {
-		stream, err := p.client.Write(ctx, grpc.WaitForReady(true))
-		if err == nil && p.drain(ctx, stream) {
-			_, _ = stream.CloseAndRecv()
+		batch, closing := p.take()
+		switch {
+		case len(batch) > 0:
+			if p.send(ctx, batch) == nil {
+				continue
+			}
+			p.putBack(batch)
+		case closing:
 			return
+		default:
+			select {
+			case <-p.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
 		}
-		select {
+		select { // the core went away in the middle
 		case <-time.After(logRetry):
 		case <-ctx.Done():
 			return
@@ -116,54 +132,47 @@ func (p *logPump) pump(ctx context.Context) {
 	}
 }
 
-// drain sends lines as they come; it returns true when the log is closed and empty, false when the stream broke.
-func (p *logPump) drain(ctx context.Context, stream grpc.ClientStreamingClient[corev1.WriteRequest, corev1.WriteResponse]) bool {
-	for {
-		line, closing := p.take()
-		switch {
-		case line != nil:
-			if stream.Send(line) != nil {
-				p.putBack(line)
-				return false
-			}
-			continue
-		case closing:
-			return true
-		}
-		select {
-		case <-p.wake:
-		case <-stream.Context().Done():
-			return false
-		case <-ctx.Done():
-			return false
+// send streams a batch and waits until the core says that it has it: a stream whose core is gone takes lines as readily as any other.
+func (p *logPump) send(ctx context.Context, batch []*corev1.WriteRequest) error {
+	stream, err := p.client.Write(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for _, line := range batch {
+		if stream.Send(line) != nil {
+			break // CloseAndRecv tells why
 		}
 	}
+	_, err = stream.CloseAndRecv()
+	return err
 }
 
-// take removes the oldest line, or returns nil.
-func (p *logPump) take() (line *corev1.WriteRequest, closing bool) {
+// take removes the oldest lines.
+func (p *logPump) take() (batch []*corev1.WriteRequest, closing bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.ring) == 0 {
+	n := min(len(p.ring), logBatch)
+	if n == 0 {
 		return nil, p.closing
 	}
-	line, p.ring[0] = p.ring[0], nil
-	p.ring = p.ring[1:]
-	line.Dropped, p.dropped = p.dropped, 0
-	return line, p.closing
+	batch = slices.Clone(p.ring[:n])
+	clear(p.ring[:n])
+	p.ring = p.ring[n:]
+	batch[0].Dropped, p.dropped = p.dropped, 0
+	return batch, p.closing
 }
 
-// putBack keeps a line that could not be sent, if there is room.
-func (p *logPump) putBack(line *corev1.WriteRequest) {
+// putBack keeps a batch that did not arrive, as far as there is room: the oldest lines go.
+func (p *logPump) putBack(batch []*corev1.WriteRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dropped += line.Dropped
-	line.Dropped = 0
-	if len(p.ring) == logLines {
-		p.dropped++
-		return
+	p.dropped += batch[0].Dropped
+	batch[0].Dropped = 0
+	if over := len(batch) + len(p.ring) - logLines; over > 0 {
+		p.dropped += uint64(over)
+		batch = batch[over:]
 	}
-	p.ring = append([]*corev1.WriteRequest{line}, p.ring...)
+	p.ring = slices.Concat(batch, p.ring)
 }
 
 // fields formats hclog's alternating keys and values.

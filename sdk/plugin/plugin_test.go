@@ -2,13 +2,14 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -148,24 +149,22 @@ func TestConfigureKeepsTheOldSettingsWhenTheDriverRefuses(t *testing.T) {
 	}
 }
 
-// recorder is a LogService that keeps what it gets.
+// recorder is a LogService that hands on what it gets.
 type recorder struct {
 	corev1.UnimplementedLogServiceServer
-	mu    sync.Mutex // guards lines
-	lines []*corev1.WriteRequest
-	got   chan struct{}
+	got chan *corev1.WriteRequest
 }
 
 func (r *recorder) Write(stream grpc.ClientStreamingServer[corev1.WriteRequest, corev1.WriteResponse]) error {
 	for {
 		line, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return stream.SendAndClose(&corev1.WriteResponse{})
+		}
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		r.lines = append(r.lines, line)
-		r.mu.Unlock()
-		r.got <- struct{}{}
+		r.got <- line
 	}
 }
 
@@ -177,8 +176,8 @@ func TestLogWithoutACoreIsBoundedAndCountsWhatItLost(t *testing.T) {
 	}
 	defer l.close()
 	l.Logger().Debug("below the level")
-	const over = 100
-	for i := range logLines + over {
+	const written = 3 * logLines
+	for i := range written {
 		l.Logger().Named("sub").Info("line", "n", i, "long", strings.Repeat("x", 2*logField))
 	}
 	listener, err := net.Listen("unix", filepath.Join(dir, handshake.CoreSocket))
@@ -186,24 +185,41 @@ func TestLogWithoutACoreIsBoundedAndCountsWhatItLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer()
-	r := &recorder{got: make(chan struct{}, logLines)}
+	r := &recorder{got: make(chan *corev1.WriteRequest, written)}
 	corev1.RegisterLogServiceServer(server, r)
 	go func() { _ = server.Serve(listener) }() // ends with Stop
 	defer server.Stop()
+	arrived, lost := 0, 0
+	for n := -1; n < written-1; arrived++ {
+		line := <-r.got
+		lost += int(line.GetDropped())
+		before := n
+		if _, err := fmt.Sscan(line.GetFields()["n"], &n); err != nil || n != before+1+int(line.GetDropped()) {
+			t.Fatalf("after line %d came %d, %v, with %d lost", before, n, err, line.GetDropped())
+		}
+		if line.GetLogger() != "example.sub" || len(line.GetFields()["long"]) > logField+3 {
+			t.Fatalf("line of logger %q has a value of %d bytes", line.GetLogger(), len(line.GetFields()["long"]))
+		}
+	}
+	if arrived+lost != written || arrived > logLines+logBatch {
+		t.Errorf("%d lines arrived, %d were lost, of %d", arrived, lost, written)
+	}
+}
+
+func TestLogLinesThatACoreDidNotAcknowledgeAreSentAgain(t *testing.T) {
+	p := &logPump{}
 	for range logLines {
-		<-r.got
+		p.ring = append(p.ring, &corev1.WriteRequest{})
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	first, last := r.lines[0], r.lines[logLines-1]
-	if first.GetDropped() != over || first.GetFields()["n"] != fmt.Sprint(over) || first.GetLogger() != "example.sub" {
-		t.Errorf("the first line has lost %d before it: %v", first.GetDropped(), first.GetFields()["n"])
+	p.dropped = 5
+	batch, _ := p.take()
+	if len(batch) != logBatch || batch[0].GetDropped() != 5 || len(p.ring) != logLines-logBatch {
+		t.Fatalf("took %d lines, %d lost before them, %d left", len(batch), batch[0].GetDropped(), len(p.ring))
 	}
-	if last.GetFields()["n"] != fmt.Sprint(logLines+over-1) || last.GetDropped() != 0 {
-		t.Errorf("the last line is %v", last.GetFields()["n"])
-	}
-	if n := len(first.GetFields()["long"]); n > logField+3 {
-		t.Errorf("a value of %d bytes was kept", n)
+	p.ring = append(p.ring, &corev1.WriteRequest{}, &corev1.WriteRequest{}) // written meanwhile
+	p.putBack(batch)
+	if len(p.ring) != logLines || p.dropped != 7 || p.ring[0] != batch[2] {
+		t.Errorf("%d lines, %d lost", len(p.ring), p.dropped)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -69,11 +70,13 @@ type logService struct {
 	corev1.UnsafeLogServiceServer
 	log  hclog.Logger
 	name string
+
+	mu    sync.Mutex // guards meter
+	meter meter
 }
 
 // Write takes lines until the plugin closes the stream.
 func (l *logService) Write(stream grpc.ClientStreamingServer[corev1.WriteRequest, corev1.WriteResponse]) error {
-	var bucket meter
 	for {
 		line, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -85,7 +88,9 @@ func (l *logService) Write(stream grpc.ClientStreamingServer[corev1.WriteRequest
 		if line.GetDropped() > 0 {
 			l.log.Warn("lines of a plugin's log were lost", "plugin", l.name, "lines", line.GetDropped())
 		}
-		ok, before := bucket.take(time.Now())
+		l.mu.Lock()
+		ok, before := l.meter.take(time.Now())
+		l.mu.Unlock()
 		if !ok {
 			continue
 		}

@@ -37,6 +37,9 @@ func (l load) percentile(share float64) time.Duration {
 	return l.times[min(int(share*float64(len(l.times))), len(l.times)-1)]
 }
 
+// samplesMax bounds the calls of one connection in a load, and with them the memory for their times.
+const samplesMax = 2_000_000
+
 // errDone, returned by a caller, ends its connection's part of a load.
 var errDone = errors.New("done")
 
@@ -44,8 +47,11 @@ var errDone = errors.New("done")
 type caller func(c *conn, worker, n int) error
 
 // drive makes calls on a number of connections, each with one call at a time, for a duration or until each connection has made
-// limit calls (0: no limit).
+// limit calls (0: as many as there is memory for).
 func drive(ctx context.Context, t target, conns, limit int, d time.Duration, do caller) (load, error) {
+	if limit == 0 {
+		limit = samplesMax
+	}
 	open := make([]*conn, 0, conns)
 	defer func() {
 		for _, c := range open {
@@ -68,7 +74,7 @@ func drive(ctx context.Context, t target, conns, limit int, d time.Duration, do 
 	)
 	for w, c := range open {
 		wg.Go(func() {
-			for n := 0; (limit == 0 || n < limit) && time.Since(start) < d && ctx.Err() == nil; n++ {
+			for n := 0; n < limit && time.Since(start) < d && ctx.Err() == nil; n++ {
 				began := time.Now()
 				err := do(c, w, n)
 				if errors.Is(err, errDone) {

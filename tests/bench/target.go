@@ -116,6 +116,9 @@ func (l *lodge) seed(ctx context.Context, n int) error {
 		return err
 	}
 	first, conns := l.seeded, 16
+	if n <= first {
+		return l.stop(ctx)
+	}
 	each := (n - first + conns - 1) / conns
 	_, err := drive(ctx, l, conns, each, 5*time.Minute, func(c *conn, worker, i int) error {
 		number := first + worker*each + i

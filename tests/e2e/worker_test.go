@@ -95,19 +95,11 @@ func (w *worker) act(d *estate) {
 		w.note(err, &d.defined, yes)
 	case 2, 3, 4:
 		w.with(d, func(dom libvirt.Domain) {
-			err := w.conn.DomainCreate(dom)
-			if isCode(err, libvirt.ErrOperationInvalid) {
-				err = nil // It is active already.
-			}
-			w.note(err, &d.active, yes)
+			w.change(d, w.conn.DomainCreate(dom), yes)
 		})
 	case 5, 6:
 		w.with(d, func(dom libvirt.Domain) {
-			err := w.conn.DomainDestroy(dom)
-			if isCode(err, libvirt.ErrOperationInvalid) {
-				err = nil // It is not active.
-			}
-			w.note(err, &d.active, no)
+			w.change(d, w.conn.DomainDestroy(dom), no)
 		})
 	case 7:
 		// Without its definition an active domain would vanish at its end, and say less.
@@ -137,6 +129,19 @@ func (w *worker) note(err error, of *belief, then belief) {
 	}
 	*of = then
 	w.answered++
+}
+
+// change notes the answer to a start or a destroy. "It is so already" contradicts what was acknowledged otherwise, and proves nothing
+// after a lost answer: a destroy whose answer was lost may still be under way.
+func (w *worker) change(d *estate, err error, then belief) {
+	if !isCode(err, libvirt.ErrOperationInvalid) {
+		w.note(err, &d.active, then)
+		return
+	}
+	if d.active != then && d.active != unknown {
+		w.siege.t.Errorf("%s: %v, which is not what was acknowledged", d.name, err)
+		d.active = unknown
+	}
 }
 
 // isCode says whether an error is libvirt's with this code.

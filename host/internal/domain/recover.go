@@ -43,7 +43,8 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 		return nil
 	}
 	incarnation := d.inv.cfg.Incarnation()
-	rsp, err := driver.Recover(j.ctx, d.recoverRequest(&s))
+	req := d.recoverRequest(&s)
+	rsp, err := driver.Recover(j.ctx, req)
 	if err != nil {
 		j.doubt(&s, err)
 		return fmt.Errorf("recover guest %q: %w", s.Name, err)
@@ -51,7 +52,7 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 	d.recovered = incarnation
 	switch rsp.Verdict {
 	case pb.Verdict_VERDICT_RUNNING:
-		return j.found(&s, rsp)
+		return j.found(&s, rsp, req.Xml)
 	case pb.Verdict_VERDICT_NOT_STARTED:
 		if s.phase == catalog.Starting {
 			return j.abandon(&s)
@@ -72,8 +73,9 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 // stoppedFailed is VIR_DOMAIN_EVENT_STOPPED_FAILED.
 const stoppedFailed = 5
 
-// found takes a guest back that lives.
-func (j *job) found(s *state, rsp *pb.RecoverResponse) error {
+// found takes a guest back that lives. A live definition that is known to the disk is not written again: with thousands of guests
+// those writes would be most of a recovery.
+func (j *job) found(s *state, rsp *pb.RecoverResponse, known string) error {
 	if s.phase == catalog.Starting {
 		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
 	}
@@ -87,7 +89,11 @@ func (j *job) found(s *state, rsp *pb.RecoverResponse) error {
 			return err
 		}
 	}
-	return j.apply(rsp.Change, rsp.LiveXml)
+	liveXML := rsp.LiveXml
+	if liveXML == known {
+		liveXML = ""
+	}
+	return j.apply(rsp.Change, liveXML)
 }
 
 // Lives is one life of a guest that should go on, for the lock daemon to know whose locks are still needed.

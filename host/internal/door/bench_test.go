@@ -134,6 +134,12 @@ type bench struct {
 
 func newBench(t testing.TB, limits Limits) *bench {
 	t.Helper()
+	return newBenchFor(t, limits, nil)
+}
+
+// newBenchFor is newBench with a policy of who may connect.
+func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
+	t.Helper()
 	goleakAtEnd(t)
 	b := &bench{
 		t: t, driver: &fakeDriver{starting: make(chan struct{}, 1000)}, bus: event.NewBus(0),
@@ -158,7 +164,7 @@ func newBench(t testing.TB, limits Limits) *bench {
 	router.Add(connection.New(connection.Config{
 		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
 	}))
-	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits})
+	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits, Policy: policy})
 	b.listen()
 	return b
 }

@@ -159,6 +159,15 @@ func TestNodeQueries(t *testing.T) {
 	if c.must(procNodeGetCpuMap, &libvirt.NodeGetCPUMapArgs{NeedMap: 1, NeedOnline: 1}, &cpus); cpus.Online == 0 || len(cpus.Cpumap) == 0 {
 		t.Fatalf("cpu map %+v", cpus)
 	}
+	var cells libvirt.NodeGetCellsFreeMemoryRet
+	c.must(procNodeGetCellsFreeMemory, &libvirt.NodeGetCellsFreeMemoryArgs{Maxcells: 1}, &cells)
+	if len(cells.Cells) != 1 || cells.Cells[0] == 0 {
+		t.Fatalf("free memory of one cell %v", cells.Cells)
+	}
+	far := &libvirt.NodeGetCellsFreeMemoryArgs{StartCell: 1000, Maxcells: 1}
+	if e := c.call(procNodeGetCellsFreeMemory, far, nil); e == nil || e.Code != 8 {
+		t.Fatalf("a cell that is not there: %+v", e)
+	}
 	var version libvirt.ConnectGetLibVersionRet
 	if c.must(procConnectGetLibVersion, &void{}, &version); version.LibVer != 9000000 {
 		t.Fatalf("version %d", version.LibVer)

@@ -203,12 +203,11 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestARefusedPeerIsDisconnected(t *testing.T) {
-	b := newBench(t, Limits{})
 	asked := make(chan Peer, 1)
-	b.server.cfg.Policy = func(p Peer, _ bool) error {
+	b := newBenchFor(t, Limits{}, func(p Peer, _ bool) error {
 		asked <- p
 		return errors.New("no")
-	}
+	})
 	c := b.dial(b.path)
 	if _, err := c.conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("error %v", err)

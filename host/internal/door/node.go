@@ -11,30 +11,16 @@ import (
 
 // Node is what the door asks of this machine; *node.Host is one.
 type Node interface {
-	NodeCPU
-	NodeMemory
-	// Hostname returns the machine's name.
-	Hostname() (string, error)
-	// SysinfoXML returns the machine's SMBIOS facts.
-	SysinfoXML() (string, error)
-}
-
-// NodeCPU answers about processors.
-type NodeCPU interface {
 	// CPUStats returns nanoseconds of one CPU, or of all for -1.
 	CPUStats(cpu int) ([]node.Stat, error)
 	// CPUMap tells which CPUs there are.
 	CPUMap() (node.CPUMap, error)
-}
-
-// NodeMemory answers about memory.
-type NodeMemory interface {
 	// MemoryStats returns KiB of one NUMA cell, or of the machine for -1.
 	MemoryStats(cell int) ([]node.Stat, error)
-	// FreeMemory returns bytes.
-	FreeMemory() (uint64, error)
-	// CellsFree returns the free bytes of at most n cells from a first one on.
-	CellsFree(start, n int) ([]uint64, error)
+	// Hostname returns the machine's name.
+	Hostname() (string, error)
+	// SysinfoXML returns the machine's SMBIOS facts.
+	SysinfoXML() (string, error)
 }
 
 var _ Node = (*node.Host)(nil)
@@ -119,17 +105,32 @@ func firstOf[T any](list []T, room int32) []T {
 	return list[:min(len(list), max(int(room), 0))]
 }
 
-func nodeGetCellsFreeMemory(_ context.Context, s *session, args *libvirt.NodeGetCellsFreeMemoryArgs) (*libvirt.NodeGetCellsFreeMemoryRet, error) {
+// nodeGetCellsFreeMemory and nodeGetFreeMemory answer for the connection's machine, which need not be this one.
+func nodeGetCellsFreeMemory(ctx context.Context, s *session, args *libvirt.NodeGetCellsFreeMemoryArgs) (*libvirt.NodeGetCellsFreeMemoryRet, error) {
 	if args.Maxcells <= 0 || args.Maxcells > maxCells {
 		return nil, verr.New(verr.InvalidArg, "maxcells %d is not from 1 to %d", args.Maxcells, maxCells)
 	}
-	cells, err := s.server.cfg.Node.CellsFree(int(args.StartCell), int(args.Maxcells))
-	return &libvirt.NodeGetCellsFreeMemoryRet{Cells: cells}, err
+	n, err := s.connection().Node(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if args.StartCell < 0 || int(args.StartCell) >= len(n.CellFreeKib) {
+		return nil, verr.New(verr.InvalidArg, "start cell %d out of range (0-%d)", args.StartCell, len(n.CellFreeKib)-1)
+	}
+	ret := &libvirt.NodeGetCellsFreeMemoryRet{}
+	for _, kib := range firstOf(n.CellFreeKib[args.StartCell:], args.Maxcells) {
+		ret.Cells = append(ret.Cells, kib<<10)
+	}
+	return ret, nil
 }
 
-func nodeGetFreeMemory(_ context.Context, s *session, _ *void) (*libvirt.NodeGetFreeMemoryRet, error) {
-	n, err := s.server.cfg.Node.FreeMemory()
-	return &libvirt.NodeGetFreeMemoryRet{FreeMem: n}, err
+func nodeGetFreeMemory(ctx context.Context, s *session, _ *void) (*libvirt.NodeGetFreeMemoryRet, error) {
+	n, err := s.connection().Node(ctx)
+	ret := &libvirt.NodeGetFreeMemoryRet{}
+	for _, kib := range n.GetCellFreeKib() {
+		ret.FreeMem += kib << 10
+	}
+	return ret, err
 }
 
 func nodeGetCPUMap(_ context.Context, s *session, args *libvirt.NodeGetCPUMapArgs) (*libvirt.NodeGetCPUMapRet, error) {

@@ -22,6 +22,8 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
 // Exit codes.
@@ -30,9 +32,6 @@ const (
 	exitUsage   = 2
 	exitRunning = 3
 )
-
-// version is set by the linker.
-var version = "unknown"
 
 // options are what the command line says.
 type options struct {
@@ -57,7 +56,7 @@ func run(args []string, stderr io.Writer) int {
 		return exitUsage
 	}
 	if opts.version {
-		fmt.Println("lodge-lockd", version)
+		fmt.Println("lodge-lockd", version.String())
 		return 0
 	}
 	log, closeLog, err := logger(opts, stderr)

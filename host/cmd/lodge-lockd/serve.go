@@ -16,6 +16,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
 const (
@@ -59,7 +60,7 @@ func serve(ctx context.Context, o options, log hclog.Logger) error {
 	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
 		log.Warn("cannot tell systemd", "error", err)
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: log, Version: version, MaxClients: o.maxClients})
+	server := lockserver.New(lockserver.Config{Table: table, Log: log, Version: version.String(), MaxClients: o.maxClients})
 	err = server.Serve(ctx, listeners...)
 	log.Info("lock daemon ends; guests keep their locks")
 	return errors.Join(err, table.Close())

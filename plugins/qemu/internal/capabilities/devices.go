@@ -53,13 +53,12 @@ func hasVNC(c Choice, _ Installed) bool { return c.Binary.HasOption("vnc", "") }
 func hasSwTPM(_ Choice, i Installed) bool { return i.SwTPM }
 
 var memoryBacking = []enum{{"sourceType", []value{
-	{name: "file", anyOf: []string{"memory-backend-file"}}, {name: "anonymous"},
-	{name: "memfd", anyOf: []string{"memory-backend-memfd"}},
+	{name: "anonymous"}, {name: "memfd", anyOf: []string{"memory-backend-memfd"}},
 }}}
 
 var (
 	disks = deviceTable{
-		{"diskDevice", []value{{name: "disk"}, {name: "cdrom"}, {name: "floppy", when: hasFloppy}}},
+		{"diskDevice", []value{{name: "disk"}, {name: "cdrom"}, {name: "floppy", when: hasFloppy}, {name: "lun", anyOf: []string{"scsi-block"}}}},
 		{"bus", []value{
 			{name: "ide", when: onPC}, {name: "fdc", when: hasFloppy}, {name: "scsi", anyOf: []string{"scsi-hd"}},
 			{name: "virtio", anyOf: []string{"virtio-blk-pci", "virtio-blk-device", "virtio-blk-ccw"}},
@@ -67,8 +66,12 @@ var (
 		}},
 		{"model", virtioModels("virtio-blk")},
 	}
-	graphics = deviceTable{{"type", []value{{name: "vnc", when: hasVNC}, {name: "spice", when: hasSpice}}}}
-	videos   = deviceTable{{"modelType", []value{
+	graphics = deviceTable{{"type", []value{
+		{name: "vnc", when: hasVNC}, {name: "spice", when: hasSpice},
+		// A QEMU that renders for its guests can also do so without a screen.
+		{name: "egl-headless", anyOf: []string{"virtio-gpu-gl-pci", "virtio-gpu-gl-device"}},
+	}}}
+	videos = deviceTable{{"modelType", []value{
 		{name: "vga", anyOf: []string{"VGA"}}, {name: "cirrus", anyOf: []string{"cirrus-vga"}},
 		{name: "vmvga", anyOf: []string{"vmware-svga"}}, {name: "qxl", anyOf: []string{"qxl"}},
 		{name: "virtio", anyOf: []string{"virtio-gpu-pci", "virtio-gpu-device", "virtio-gpu-ccw"}}, {name: "none"},
@@ -78,15 +81,13 @@ var (
 	rngs        = deviceTable{
 		{"model", virtioModels("virtio-rng")},
 		{"backendModel", []value{
-			{name: "random", anyOf: []string{"rng-random"}}, {name: "egd", anyOf: []string{"rng-egd"}},
-			{name: "builtin", anyOf: []string{"rng-builtin"}},
+			{name: "random", anyOf: []string{"rng-random"}}, {name: "builtin", anyOf: []string{"rng-builtin"}},
 		}},
 	}
-	filesystems = deviceTable{}
+	filesystems = deviceTable{{"driverType", []value{{name: "path", anyOf: []string{"virtio-9p-pci", "virtio-9p-device"}}}}}
 	tpms        = deviceTable{
 		{"model", []value{
-			{name: "tpm-tis", anyOf: []string{"tpm-tis", "tpm-tis-device"}}, {name: "tpm-crb", anyOf: []string{"tpm-crb"}},
-			{name: "tpm-spapr", anyOf: []string{"tpm-spapr"}},
+			{name: "tpm-tis", anyOf: []string{"tpm-tis"}}, {name: "tpm-crb", anyOf: []string{"tpm-crb"}},
 		}},
 		{"backendModel", []value{{name: "emulator", anyOf: []string{"tpm-emulator"}, when: hasSwTPM}}},
 	}

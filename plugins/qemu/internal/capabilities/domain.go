@@ -84,17 +84,21 @@ func firmware(c Choice, installed []probe.Firmware) *libvirtxml.DomainCapsOS {
 
 // guestOnly makes the <features> element.
 func guestOnly(c Choice) *libvirtxml.DomainCapsFeatures {
-	b := c.Binary
 	f := &libvirtxml.DomainCapsFeatures{
-		GIC:        &libvirtxml.DomainCapsFeatureGIC{Supported: "no"},
-		VMCoreInfo: &libvirtxml.DomainCapsFeatureVMCoreInfo{Supported: yesNo(b.HasType("vmcoreinfo"))},
-		GenID:      &libvirtxml.DomainCapsFeatureGenID{Supported: yesNo(b.HasType("vmgenid"))},
-		// Backing chains are taken from the definition; jobs that need a checkpoint are another service's.
+		GIC:               &libvirtxml.DomainCapsFeatureGIC{Supported: "no"},
+		VMCoreInfo:        &libvirtxml.DomainCapsFeatureVMCoreInfo{Supported: yesNo(c.Binary.HasType("vmcoreinfo"))},
+		GenID:             &libvirtxml.DomainCapsFeatureGenID{Supported: "no"},
 		BackingStoreInput: &libvirtxml.DomainCapsFeatureBackingStoreInput{Supported: "yes"},
 		Backup:            &libvirtxml.DomainCapsFeatureBackup{Supported: "no"},
 		SEV:               &libvirtxml.DomainCapsFeatureSEV{Supported: "no"},
 		SGX:               &libvirtxml.DomainCapsFeatureSGX{Supported: "no"},
-		HyperV:            &libvirtxml.DomainCapsFeatureHyperV{Supported: "no"},
+		HyperV:            &libvirtxml.DomainCapsFeatureHyperV{Supported: yesNo(isX86(c.Binary))},
+	}
+	if isX86(c.Binary) {
+		// The others depend on the kernel, which QEMU asks only when a guest starts.
+		f.HyperV.Enums = []libvirtxml.DomainCapsEnum{{Name: "features", Values: []string{"spinlocks", "vendor_id"}}}
 	}
 	return f
 }
+
+func isX86(b *probe.Binary) bool { return b.Arch == "x86_64" || b.Arch == "i686" }

@@ -49,7 +49,7 @@ func cpuModes(c Choice) *libvirtxml.DomainCapsCPU {
 func hostModelMode(c Choice) libvirtxml.DomainCapsCPUMode {
 	mode := libvirtxml.DomainCapsCPUMode{Name: "host-model", Supported: "no"}
 	cpu, ok := HostModel(c.Binary, c.VirtType)
-	if !ok || (c.Binary.Arch != "x86_64" && c.Binary.Arch != "i686") {
+	if !ok || !isX86(c.Binary) {
 		return mode
 	}
 	mode.Supported, mode.Vendor = "yes", cpu.Vendor
@@ -65,10 +65,9 @@ func hostModelMode(c Choice) libvirtxml.DomainCapsCPUMode {
 
 func customMode(c Choice) libvirtxml.DomainCapsCPUMode {
 	mode := libvirtxml.DomainCapsCPUMode{Name: "custom", Supported: "yes"}
-	x86 := c.Binary.Arch == "x86_64" || c.Binary.Arch == "i686"
 	for _, m := range c.Binary.CPUs[c.VirtType].Models {
 		vendor, known := modelVendor(m.Name)
-		if x86 && !known {
+		if isX86(c.Binary) && !known {
 			continue
 		}
 		entry := libvirtxml.DomainCapsCPUModel{Name: m.Name, Usable: yesNo(m.Usable), Vendor: "unknown"}

@@ -57,11 +57,14 @@ func (b *builder) setBoot(p props, own *libvirtxml.DomainDeviceBoot, class strin
 	}
 }
 
+// firmwareKinds are the interface types of firmware descriptors by libvirt's names.
+var firmwareKinds = map[string]string{"efi": "uefi", "bios": "bios"}
+
 // firmware writes the flash images of UEFI, or the BIOS that the definition names.
 func (b *builder) firmware() error {
 	os := b.d.OS
-	if os.Firmware == "efi" && (os.Loader == nil || os.Loader.Path == "") {
-		if err := b.selectFirmware(); err != nil {
+	if kind, ok := firmwareKinds[os.Firmware]; ok {
+		if err := b.selectFirmware(kind); err != nil {
 			return err
 		}
 	}
@@ -152,10 +155,10 @@ func (b *builder) pflash() options {
 
 func (b *builder) needsSMM() bool { return b.d.OS.Loader != nil && b.d.OS.Loader.Secure == "yes" }
 
-// selectFirmware picks the first installed UEFI that fits, and writes it into the live definition.
-func (b *builder) selectFirmware() error {
+// selectFirmware picks the first installed firmware of a kind that fits, and writes it into the live definition.
+func (b *builder) selectFirmware(kind string) error {
 	for _, f := range b.plan.Env.Firmware {
-		if !b.fits(f) {
+		if !slices.Contains(f.Interfaces, kind) || !b.fits(f) {
 			continue
 		}
 		l := b.d.OS.Loader
@@ -163,7 +166,12 @@ func (b *builder) selectFirmware() error {
 			l = &libvirtxml.DomainLoader{}
 			b.d.OS.Loader = l
 		}
-		l.Path, l.Readonly, l.Type = f.Executable, "yes", "pflash"
+		l.Path = f.Executable
+		if kind == "bios" {
+			l.Type = "rom"
+			return nil
+		}
+		l.Readonly, l.Type = "yes", "pflash"
 		if f.Format != "raw" {
 			l.Format = f.Format
 		}
@@ -178,14 +186,11 @@ func (b *builder) selectFirmware() error {
 		}
 		return nil
 	}
-	return verr.New(verr.OperationFailed, "Unable to find any firmware to satisfy 'efi'")
+	return verr.New(verr.OperationFailed, "Unable to find any firmware to satisfy '%s'", b.d.OS.Firmware)
 }
 
 // fits reports whether a firmware suits the machine and has the features that the definition asks for.
 func (b *builder) fits(f define.Firmware) bool {
-	if !slices.Contains(f.Interfaces, "uefi") {
-		return false
-	}
 	arch := b.d.OS.Type.Arch
 	if arch == "i686" {
 		arch = "i386"

@@ -105,10 +105,7 @@ func (b *builder) place(p props, a *libvirtxml.DomainAddress) error {
 	if f := deref(x.Function); f != 0 {
 		p["addr"] = fmt.Sprintf("0x%x.0x%x", *x.Slot, f)
 	}
-	if x.MultiFunction == "on" {
-		p["multifunction"] = true
-	}
-	return nil
+	return p.onOff("multifunction", x.MultiFunction)
 }
 
 // pciBus names a PCI bus as QEMU does: by the alias of its controller.

@@ -125,6 +125,10 @@ func (b *builder) serials() error {
 		switch s.Target.Type {
 		case "isa-serial":
 			p["index"] = deref(s.Target.Port)
+			if a := s.Address; a != nil && a.ISA != nil {
+				p.set("iobase", deref(a.ISA.IOBase))
+				p.set("irq", deref(a.ISA.IRQ))
+			}
 		case "isa-debug":
 			p["iobase"] = uint(0x402)
 			if s.Address != nil && s.Address.ISA != nil {

@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"fmt"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -63,10 +64,11 @@ func (b *builder) controller(c *libvirtxml.DomainController) error {
 	if !ok {
 		return unsupported("%s controller model '%s' is not supported", c.Type, c.Model)
 	}
-	if c.Type == "fdc" && b.q35 {
-		return b.device(props{"driver": "isa-fdc", "id": c.Alias.Name})
+	if c.Type == "fdc" {
+		return b.floppyController()
 	}
 	if driver == "" {
+		b.rootHotplug(c)
 		return nil
 	}
 	p := props{"driver": driver, "id": c.Alias.Name}
@@ -89,6 +91,38 @@ func (b *builder) controller(c *libvirtxml.DomainController) error {
 		return err
 	}
 	return b.device(p)
+}
+
+// rootHotplug says whether devices can be plugged into the root bus of an i440FX.
+func (b *builder) rootHotplug(c *libvirtxml.DomainController) {
+	if c.Model == "pci-root" && c.PCI != nil && c.PCI.Target != nil && c.PCI.Target.Hotplug != "" {
+		b.arg("-global", "PIIX4_PM.acpi-root-pci-hotplug="+c.PCI.Target.Hotplug)
+	}
+}
+
+// floppyController writes the controller where the machine has none of its own, and which of its two drives are booted from.
+func (b *builder) floppyController() error {
+	p := props{"driver": "isa-fdc"}
+	for i := range b.dev.Disks {
+		k := &b.dev.Disks[i]
+		if k.Target.Bus != "fdc" || k.Address == nil || k.Address.Drive == nil {
+			continue
+		}
+		boot := props{}
+		b.setBoot(boot, k.Boot, "fd")
+		if index, ok := boot["bootindex"]; ok {
+			p["bootindex"+string(rune('A'+deref(k.Address.Drive.Unit)))] = index
+		}
+	}
+	if b.q35 {
+		return b.device(p)
+	}
+	for _, drive := range []string{"A", "B"} {
+		if index, ok := p["bootindex"+drive]; ok {
+			b.arg("-global", fmt.Sprintf("isa-fdc.bootindex%s=%v", drive, index))
+		}
+	}
+	return nil
 }
 
 func pciTarget(p props, c *libvirtxml.DomainController) {

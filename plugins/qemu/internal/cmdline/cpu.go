@@ -2,6 +2,7 @@ package cmdline
 
 import (
 	"fmt"
+	"strings"
 
 	"libvirt.org/go/libvirtxml"
 )
@@ -16,9 +17,9 @@ func (b *builder) cpu() error {
 	for _, f := range features {
 		switch f.Policy {
 		case "", "force", "require":
-			o.add(escape(f.Name) + "=on")
+			o.add(featureName(f.Name) + "=on")
 		case "disable", "forbid":
-			o.add(escape(f.Name) + "=off")
+			o.add(featureName(f.Name) + "=off")
 		}
 	}
 	for _, t := range b.timers("tsc") {
@@ -48,6 +49,14 @@ func (b *builder) cpu() error {
 	}
 	b.arg("-cpu", o.String())
 	return nil
+}
+
+// featureName translates libvirt's name of a CPU feature to QEMU's.
+func featureName(name string) string {
+	if name == "pclmuldq" {
+		return "pclmulqdq"
+	}
+	return escape(strings.ReplaceAll(name, "_", "-"))
 }
 
 func (b *builder) cpuModel() (string, []libvirtxml.DomainCPUFeature, error) {

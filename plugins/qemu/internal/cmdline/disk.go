@@ -2,6 +2,7 @@ package cmdline
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -34,7 +35,9 @@ func (b *builder) disk(k *libvirtxml.DomainDisk) error {
 	if err := b.diskDevice(p, k); err != nil {
 		return err
 	}
-	b.setBoot(p, k.Boot, bootClass[k.Device])
+	if k.Target.Bus != "fdc" {
+		b.setBoot(p, k.Boot, bootClass[k.Device])
+	}
 	if err := diskIdentity(p, k); err != nil {
 		return err
 	}
@@ -104,6 +107,7 @@ func (b *builder) scsiDisk(p props, k *libvirtxml.DomainDisk) error {
 	p["driver"], p["bus"] = driver, c.Alias.Name+".0"
 	if k.Device != "lun" {
 		p["device_id"] = "drive-" + k.Alias.Name
+		p.set("device_id", k.Serial)
 	}
 	if byUnit[c.Model] {
 		p["scsi-id"] = deref(a.Unit)
@@ -184,7 +188,7 @@ func diskIdentity(p props, k *libvirtxml.DomainDisk) error {
 // diskPolicies sets what happens on errors and who caches writes.
 func diskPolicies(p props, k *libvirtxml.DomainDisk, node string) error {
 	d := k.Driver
-	if d == nil || node == "" {
+	if d == nil {
 		return nil
 	}
 	if c, ok := caches[d.Cache]; d.Cache != "" && d.Cache != "default" {
@@ -198,14 +202,10 @@ func diskPolicies(p props, k *libvirtxml.DomainDisk, node string) error {
 	write, read := d.ErrorPolicy, d.RErrorPolicy
 	if write == "enospace" {
 		write = "enospc"
-		if read == "" {
-			read = "report"
-		}
-	}
-	if read == "" {
+	} else if read == "" {
 		read = write
 	}
-	if k.Device == "lun" {
+	if k.Device == "lun" || node == "" {
 		return nil
 	}
 	p.set("werror", write)
@@ -252,7 +252,7 @@ func (b *builder) diskNode(k *libvirtxml.DomainDisk) (string, error) {
 		if i+1 < len(chain) {
 			backing = formatNode(chain[i+1])
 		}
-		if err := b.layer(k, chain[i], backing, i+1 < len(chain) || ends); err != nil {
+		if err := b.layer(k, chain[i], backing, i+1 < len(chain) || ends, i == 0); err != nil {
 			return "", err
 		}
 	}
@@ -262,10 +262,8 @@ func (b *builder) diskNode(k *libvirtxml.DomainDisk) (string, error) {
 			return "", unsupported("copy_on_read is not compatible with read-only disk '%s'", k.Target.Dev)
 		}
 		cor := "libvirt-CoR-" + k.Target.Dev
-		if err := b.json("-blockdev", props{"driver": "copy-on-read", "node-name": cor, "file": node}); err != nil {
-			return "", err
-		}
-		return cor, nil
+		p := props{"driver": "copy-on-read", "node-name": cor, "file": node, "discard": "unmap"}
+		return cor, b.json("-blockdev", p)
 	}
 	return node, nil
 }
@@ -284,7 +282,7 @@ func (b *builder) topLayer(k *libvirtxml.DomainDisk) (layer, error) {
 		return layer{}, verr.New(verr.XMLError, "disk '%s' has no source", k.Target.Dev)
 	}
 	format := "raw"
-	if k.Driver != nil && k.Driver.Type != "" && k.Driver.Type != "iso" {
+	if k.Driver != nil && k.Driver.Type != "" {
 		format = k.Driver.Type
 	}
 	return layer{path: path, block: block, format: format, readOnly: k.ReadOnly != nil}, nil
@@ -301,12 +299,6 @@ func sourcePath(s *libvirtxml.DomainDiskSource, what string) (path string, block
 		return s.Block.Dev, true, nil
 	case s.Volume != nil:
 		return "", false, unsupported("storage volume of %s was not resolved", what)
-	case s.Network != nil:
-		return "", false, unsupported("network protocol '%s' of %s is not supported", s.Network.Protocol, what)
-	case s.Dir != nil:
-		return "", false, unsupported("source of type 'dir' of %s is not supported", what)
-	case s.NVME != nil, s.VHostUser != nil, s.VHostVDPA != nil:
-		return "", false, unsupported("source type of %s is not supported", what)
 	}
 	return "", false, nil
 }
@@ -388,7 +380,7 @@ func (b *builder) showChain(k *libvirtxml.DomainDisk, chain []layer, ends bool) 
 }
 
 // layer writes the two nodes of one image: how it is stored, and how it is read.
-func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBacking bool) error {
+func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBacking, top bool) error {
 	d := k.Driver
 	if d == nil {
 		d = &libvirtxml.DomainDiskDriver{}
@@ -399,6 +391,9 @@ func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBac
 	}
 	if l.block {
 		s["driver"] = "host_device"
+		if k.Device == "cdrom" && isDrive(l.path) {
+			s["driver"] = "host_cdrom"
+		}
 	}
 	f := props{"node-name": formatNode(l), "read-only": l.readOnly, "driver": l.format, "file": storage}
 	if c, ok := caches[d.Cache]; ok {
@@ -407,7 +402,7 @@ func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBac
 	}
 	s.set("aio", d.IO)
 	f.set("discard", d.Discard)
-	if !l.readOnly {
+	if top {
 		f.set("detect-zeroes", detectZeroes(d))
 	}
 	if knowsBacking && withBacking[l.format] {
@@ -417,6 +412,12 @@ func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBac
 		return err
 	}
 	return b.json("-blockdev", f)
+}
+
+// isDrive reports whether a block device is an optical drive by its name, as Linux gives it.
+func isDrive(path string) bool {
+	base := filepath.Base(path)
+	return strings.HasPrefix(base, "sr") || strings.HasPrefix(base, "cdrom") || strings.HasPrefix(base, "dvd")
 }
 
 // detectZeroes returns what happens to written zeroes: unmapping them needs discard to be passed on.

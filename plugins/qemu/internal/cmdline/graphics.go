@@ -100,7 +100,7 @@ func (b *builder) vnc(v *libvirtxml.DomainGraphicVNC) error {
 	var o options
 	switch {
 	case l.socket != "":
-		o = options{"unix:" + escape(l.socket)}
+		o = options{"vnc=unix:" + escape(l.socket)}
 		v.Socket = l.socket
 	case l.address != "":
 		if v.Port, err = b.port("vnc", l.address, v.Port, v.AutoPort != "no"); err != nil {
@@ -302,7 +302,7 @@ func videoModel(p props, v *libvirtxml.DomainVideo) error {
 	case "vga", "vmvga":
 		p["vgamem_mb"] = m.VRam >> 10
 	case "bochs":
-		p["vgamem"] = fmt.Sprintf("%dk", m.VRam)
+		p["vgamem"] = uint64(m.VRam) << 10
 	case "qxl":
 		p["ram_size"], p["vram_size"] = uint64(m.Ram)<<10, uint64(m.VRam)<<10
 		p["vram64_size_mb"], p["vgamem_mb"], p["max_outputs"] = m.VRam64>>10, m.VGAMem>>10, m.Heads

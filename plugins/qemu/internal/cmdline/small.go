@@ -3,6 +3,7 @@ package cmdline
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -31,10 +32,10 @@ func (b *builder) filesystems() error {
 			o.add("multidevs=" + f.MultiDevs)
 		}
 		if f.FMode != "" {
-			o.add("fmode=" + escape(f.FMode))
+			o.add("fmode=0" + strings.TrimLeft(f.FMode, "0"))
 		}
 		if f.DMode != "" {
-			o.add("dmode=" + escape(f.DMode))
+			o.add("dmode=0" + strings.TrimLeft(f.DMode, "0"))
 		}
 		o.add("id=fsdev-"+id, "path="+escape(f.Source.Mount.Dir))
 		if f.ReadOnly != nil {

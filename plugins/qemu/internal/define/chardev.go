@@ -18,10 +18,11 @@ func completeChardevs(c *completion) error {
 		return err
 	}
 	for i := range c.dev.Serials {
-		if err := completeSerial(&c.dev.Serials[i], uint(i)); err != nil {
+		if err := completeSerial(&c.dev.Serials[i]); err != nil {
 			return err
 		}
 	}
+	numberSerials(c.dev.Serials)
 	if err := uniqueSerialPorts(c.dev.Serials); err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (c *completion) pairConsole() error {
 	return nil
 }
 
-func completeSerial(s *libvirtxml.DomainSerial, index uint) error {
+func completeSerial(s *libvirtxml.DomainSerial) error {
 	if s.Target == nil {
 		s.Target = &libvirtxml.DomainSerialTarget{}
 	}
@@ -89,12 +90,6 @@ func completeSerial(s *libvirtxml.DomainSerial, index uint) error {
 	if t.Model.Name != model {
 		return unsupported("Target model '%s' requires a target type other than '%s'", t.Model.Name, t.Type)
 	}
-	if t.Port == nil {
-		t.Port = new(index)
-	}
-	if t.Type == "isa-serial" && *t.Port > 3 {
-		return unsupported("Maximum supported number of ISA serial ports is 4")
-	}
 	completeSource(&s.Source, &s.Protocol)
 	return nil
 }
@@ -110,9 +105,33 @@ func serialTargetOf(a *libvirtxml.DomainAddress) string {
 	return "isa-serial"
 }
 
+// numberSerials gives each port without a number one that is free: the lowest that no port has.
+func numberSerials(serials []libvirtxml.DomainSerial) {
+	taken := map[uint]bool{}
+	for i := range serials {
+		if p := serials[i].Target.Port; p != nil {
+			taken[*p] = true
+		}
+	}
+	next := uint(0)
+	for i := range serials {
+		if serials[i].Target.Port != nil {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		taken[next] = true
+		serials[i].Target.Port = new(next)
+	}
+}
+
 func uniqueSerialPorts(serials []libvirtxml.DomainSerial) error {
 	seen := map[string]bool{}
 	for _, s := range serials {
+		if s.Target.Type == "isa-serial" && *s.Target.Port > 3 {
+			return unsupported("Maximum supported number of ISA serial ports is 4")
+		}
 		key := fmt.Sprint(s.Target.Type, *s.Target.Port)
 		if s.Target.Type == "isa-serial" && seen[key] {
 			return malformed("target port [%d] already allocated", *s.Target.Port)

@@ -1,5 +1,7 @@
 package define
 
+import "strconv"
+
 // check refuses what contradicts itself once everything is filled in.
 func check(c *completion) error {
 	for _, f := range []func() error{c.checkBoot, c.checkIOThreads, c.checkVCPUs} {
@@ -14,6 +16,9 @@ func check(c *completion) error {
 var bootDevices = map[string]bool{"hd": true, "fd": true, "cdrom": true, "network": true}
 
 func (c *completion) checkBoot() error {
+	if err := c.checkFirmware(); err != nil {
+		return err
+	}
 	for _, b := range c.d.OS.BootDevices {
 		if !bootDevices[b.Dev] {
 			return malformed("unknown boot device '%s'", b.Dev)
@@ -28,6 +33,27 @@ func (c *completion) checkBoot() error {
 	}
 	if len(orders) > 0 && len(c.d.OS.BootDevices) > 0 {
 		return unsupported("per-device boot elements cannot be used together with os/boot elements")
+	}
+	return nil
+}
+
+// maxTimeout is the largest value of timeouts at boot, in milliseconds.
+const maxTimeout = 65535
+
+func (c *completion) checkFirmware() error {
+	os := c.d.OS
+	switch {
+	case os.Firmware != "" && os.Firmware != "efi" && os.Firmware != "bios":
+		return malformed("invalid firmware '%s'", os.Firmware)
+	case os.Firmware != "" && os.Loader != nil && os.Loader.Path != "":
+		return malformed("loader path cannot be specified together with firmware autoselection")
+	case os.Firmware == "" && os.FirmwareInfo != nil && len(os.FirmwareInfo.Features) > 0:
+		return malformed("firmware features require firmware autoselection")
+	}
+	if m := os.BootMenu; m != nil && m.Timeout != "" {
+		if n, err := strconv.ParseUint(m.Timeout, 10, 32); err != nil || n > maxTimeout {
+			return malformed("invalid value for boot menu timeout, must be in range [0,%d]", maxTimeout)
+		}
 	}
 	return nil
 }

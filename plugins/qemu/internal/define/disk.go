@@ -57,13 +57,16 @@ func (c *completion) completeDisk(k *libvirtxml.DomainDisk) error {
 	if _, err := address.TargetIndex(name); err != nil {
 		return malformed("%w", err)
 	}
+	if strings.TrimRight(name, "0123456789") != name {
+		return unsupported("invalid device name '%s', attaching a partition is not supported", name)
+	}
 	return c.completeDriver(k)
 }
 
 // formats are the image formats that this driver takes.
 var formats = map[string]bool{
 	"raw": true, "qcow2": true, "qcow": true, "qed": true, "vmdk": true, "vdi": true, "vpc": true, "vhdx": true,
-	"luks": true, "bochs": true, "cloop": true, "dmg": true, "parallels": true, "iso": true,
+	"luks": true, "bochs": true, "cloop": true, "dmg": true, "parallels": true,
 }
 
 func (c *completion) completeDriver(k *libvirtxml.DomainDisk) error {
@@ -77,6 +80,9 @@ func (c *completion) completeDriver(k *libvirtxml.DomainDisk) error {
 	orDefault(&k.Driver.Type, "raw")
 	if k.Driver.Name != "qemu" {
 		return unsupported("unsupported driver name '%s' for disk '%s'", k.Driver.Name, k.Target.Dev)
+	}
+	if k.Driver.Type == "iso" {
+		return unsupported("storage format 'iso' is not directly supported by QEMU, use 'raw' instead")
 	}
 	if !formats[k.Driver.Type] {
 		return unsupported("unknown disk format '%s' for %s", k.Driver.Type, k.Target.Dev)

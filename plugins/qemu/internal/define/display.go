@@ -172,7 +172,7 @@ var videoDefaults = map[string]libvirtxml.DomainVideoModel{
 }
 
 func completeVideo(c *completion) error {
-	if len(c.dev.Videos) == 0 && len(c.dev.Graphics) > 0 && !c.onlyHeadless() {
+	if len(c.dev.Videos) == 0 && len(c.dev.Graphics) > 0 {
 		c.dev.Videos = []libvirtxml.DomainVideo{{}}
 	}
 	primary := -1
@@ -184,6 +184,9 @@ func completeVideo(c *completion) error {
 		def, ok := videoDefaults[m.Type]
 		if !ok {
 			return unsupported("domain configuration does not support video model '%s'", m.Type)
+		}
+		if m.Type == "ramfb" && c.dev.Videos[i].Address != nil {
+			return malformed("'address' is not supported for 'ramfb' video devices")
 		}
 		if m.Type == "none" && len(c.dev.Videos) > 1 {
 			return unsupported("a 'none' video type must be the only video device defined for the domain")
@@ -209,15 +212,6 @@ func completeVideo(c *completion) error {
 	}
 	c.dev.Videos[0].Model.Primary = "yes"
 	return nil
-}
-
-func (c *completion) onlyHeadless() bool {
-	for _, g := range c.dev.Graphics {
-		if g.EGLHeadless == nil {
-			return false
-		}
-	}
-	return true
 }
 
 func setVideoSizes(m *libvirtxml.DomainVideoModel, def libvirtxml.DomainVideoModel) {

@@ -26,8 +26,8 @@ var builtins = map[bool][]builtin{
 	},
 }
 
-// assignPCI gives a PCI address to every device that needs one, and adds PCI controllers until there is room for all and
-// for one device more, so that it can be plugged in later.
+// assignPCI gives a PCI address to every device that needs one, and adds PCI controllers until there is room for all and,
+// where controllers beside the root are in use, for one device more, so that it can be plugged in later.
 func assignPCI(c *completion) error {
 	if err := c.addMissingBuses(); err != nil {
 		return err
@@ -151,13 +151,16 @@ func (c *completion) tryPCI() (places []place, missing address.Plug, err error) 
 		places = append(places, place{d, at})
 	}
 	spare := address.Request{Plug: c.pcie(""), Device: "a device plugged in later"}
-	if rootHasRoom(set) {
+	if set.Top() > 0 && rootHasRoom(set) {
 		if _, err := set.Next(spare); err != nil {
 			return nil, spare.Plug, nil
 		}
 	}
 	return places, 0, nil
 }
+
+// multiOff reports whether the definition forbids further functions in a device's slot.
+func multiOff(a *libvirtxml.DomainAddress) bool { return a != nil && a.PCI != nil && a.PCI.MultiFunction == "off" }
 
 // openPCI returns the devices without an address, those first that have a traditional place.
 func openPCI(devices []pciDevice) []pciDevice {
@@ -205,7 +208,7 @@ func (c *completion) reserveKnown(
 		if err := set.Reserve(at, d.plug&^address.PlugDownstream, d.name); err != nil {
 			return nil, malformed("%w", err)
 		}
-		if d.share {
+		if d.share && !multiOff(*d.addr) {
 			set.Share(at)
 		}
 		if d.group != "" {
@@ -285,7 +288,7 @@ func (c *completion) commitPCI(places []place) error {
 func (c *completion) setRootPorts() {
 	for i := range c.dev.Controllers {
 		ctl := &c.dev.Controllers[i]
-		if ctl.Type != "pci" || ctl.PCI == nil || ctl.PCI.Target == nil || ctl.PCI.Target.Port != nil {
+		if ctl.Type != "pci" || *ctl.Index == 0 || ctl.PCI == nil || ctl.PCI.Target == nil || ctl.PCI.Target.Port != nil {
 			continue
 		}
 		a := ctl.Address.PCI

@@ -137,7 +137,9 @@ func parseCPUTimes(fields []string) ([]Stat, error) {
 		ticks[i] = n
 	}
 	return []Stat{
-		{"kernel", (ticks[2] + ticks[5] + ticks[6]) * nanosecondsPerTick}, {"user", (ticks[0] + ticks[1]) * nanosecondsPerTick},
-		{"idle", ticks[3] * nanosecondsPerTick}, {"iowait", ticks[4] * nanosecondsPerTick},
+		{"kernel", (ticks[2] + ticks[5] + ticks[6]) * nanosecondsPerTick},
+		{"user", (ticks[0] + ticks[1]) * nanosecondsPerTick},
+		{"idle", ticks[3] * nanosecondsPerTick},
+		{"iowait", ticks[4] * nanosecondsPerTick},
 	}, nil
 }

@@ -66,8 +66,15 @@ func TestListsOfNumbers(t *testing.T) {
 		want []int
 		ok   bool
 	}{
-		{"", nil, true}, {"0", []int{0}, true}, {"0-2,5,7-8", []int{0, 1, 2, 5, 7, 8}, true},
-		{"2-1", nil, false}, {"a", nil, false}, {"1,", nil, false}, {"-1", nil, false}, {"0-70000", nil, false}, {"0-65535,0-65535", nil, false},
+		{"", nil, true},
+		{"0", []int{0}, true},
+		{"0-2,5,7-8", []int{0, 1, 2, 5, 7, 8}, true},
+		{"2-1", nil, false},
+		{"a", nil, false},
+		{"1,", nil, false},
+		{"-1", nil, false},
+		{"0-70000", nil, false},
+		{"0-65535,0-65535", nil, false},
 	} {
 		got, err := parseList(tc.text)
 		if (err == nil) != tc.ok || !slices.Equal(got, tc.want) {

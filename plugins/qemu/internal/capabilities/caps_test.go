@@ -21,7 +21,8 @@ func pretended() *probe.Binary {
 	return &probe.Binary{
 		Path: "/q/qemu-system-x86_64", Arch: "x86_64", KVM: true, KVMMaxVCPUs: 200,
 		Machines: []probe.Machine{
-			{Name: "pc-q35-9.9", Alias: "q35", MaxCPUs: 288}, {Name: "pc-i440fx-1.0", MaxCPUs: 255, Deprecated: true},
+			{Name: "pc-q35-9.9", Alias: "q35", MaxCPUs: 288},
+			{Name: "pc-i440fx-1.0", MaxCPUs: 255, Deprecated: true},
 			{Name: "pc-i440fx-9.9", Alias: "pc", Default: true, MaxCPUs: 255},
 		},
 		CPUs: map[string]probe.CPUs{
@@ -146,23 +147,35 @@ func TestHostXMLIsWellFormed(t *testing.T) {
 func TestDomainCapabilitiesNameWhatIsThere(t *testing.T) {
 	fw := []probe.Firmware{
 		{Device: "flash", Interfaces: []string{"uefi"}, Executable: "/fw/plain", Targets: []probe.FirmwareTarget{{Arch: "x86_64", Machines: []string{"pc-*"}}}},
-		{Device: "flash", Interfaces: []string{"uefi"}, Executable: "/fw/secure", Features: []string{"secure-boot", "requires-smm"},
-			Targets: []probe.FirmwareTarget{{Arch: "x86_64", Machines: []string{"pc-q35-*"}}}},
+		{
+			Device: "flash", Interfaces: []string{"uefi"}, Executable: "/fw/secure", Features: []string{"secure-boot", "requires-smm"},
+			Targets: []probe.FirmwareTarget{{Arch: "x86_64", Machines: []string{"pc-q35-*"}}},
+		},
 	}
 	for _, tc := range []struct {
 		machine, virtType string
 		installed         Installed
 		has, hasNot       []string
 	}{
-		{"pc", "kvm", Installed{Firmware: fw, SwTPM: true},
-			[]string{"<vcpu max='200'/>", "<machine>pc-i440fx-9.9</machine>", "<value>/fw/plain</value>", "<value>ide</value>", "<value>fdc</value>",
-				"<mode name='host-passthrough' supported='yes'>", "<mode name='host-model' supported='no'/>", "<value>emulator</value>", "<tpm supported='yes'>"},
-			[]string{"/fw/secure", "<value>spice</value>", "NotLibvirts"}},
-		{"q35", "qemu", Installed{Firmware: fw},
-			[]string{"<vcpu max='288'/>", "<value>/fw/secure</value>", "<mode name='host-passthrough' supported='no'/>", "<tpm supported='no'/>",
+		{
+			"pc", "kvm",
+			Installed{Firmware: fw, SwTPM: true},
+			[]string{
+				"<vcpu max='200'/>", "<machine>pc-i440fx-9.9</machine>", "<value>/fw/plain</value>", "<value>ide</value>", "<value>fdc</value>",
+				"<mode name='host-passthrough' supported='yes'>", "<mode name='host-model' supported='no'/>", "<value>emulator</value>", "<tpm supported='yes'>",
+			},
+			[]string{"/fw/secure", "<value>spice</value>", "NotLibvirts"},
+		},
+		{
+			"q35", "qemu",
+			Installed{Firmware: fw},
+			[]string{
+				"<vcpu max='288'/>", "<value>/fw/secure</value>", "<mode name='host-passthrough' supported='no'/>", "<tpm supported='no'/>",
 				"<model usable='no' vendor='unknown'>qemu64</model>", "<model usable='yes' deprecated='yes' vendor='AMD'>athlon</model>",
-				"<model fallback='forbid'>EPYC</model>", "<feature policy='disable' name='d'/>", "<hostdev supported='no'/>"},
-			[]string{"<value>ide</value>", "<value>emulator</value>", "<value>qxl</value>"}},
+				"<model fallback='forbid'>EPYC</model>", "<feature policy='disable' name='d'/>", "<hostdev supported='no'/>",
+			},
+			[]string{"<value>ide</value>", "<value>emulator</value>", "<value>qxl</value>"},
+		},
 	} {
 		doc, err := Domain(choose(t, tc.machine, tc.virtType), tc.installed)
 		if err != nil {

@@ -60,22 +60,30 @@ var (
 	disks = deviceTable{
 		{"diskDevice", []value{{name: "disk"}, {name: "cdrom"}, {name: "floppy", when: hasFloppy}, {name: "lun", anyOf: []string{"scsi-block"}}}},
 		{"bus", []value{
-			{name: "ide", when: onPC}, {name: "fdc", when: hasFloppy}, {name: "scsi", anyOf: []string{"scsi-hd"}},
+			{name: "ide", when: onPC},
+			{name: "fdc", when: hasFloppy},
+			{name: "scsi", anyOf: []string{"scsi-hd"}},
 			{name: "virtio", anyOf: []string{"virtio-blk-pci", "virtio-blk-device", "virtio-blk-ccw"}},
-			{name: "usb", anyOf: []string{"usb-storage"}}, {name: "sata", anyOf: []string{"ich9-ahci"}},
+			{name: "usb", anyOf: []string{"usb-storage"}},
+			{name: "sata", anyOf: []string{"ich9-ahci"}},
 		}},
 		{"model", virtioModels("virtio-blk")},
 	}
 	graphics = deviceTable{{"type", []value{
-		{name: "vnc", when: hasVNC}, {name: "spice", when: hasSpice},
+		{name: "vnc", when: hasVNC},
+		{name: "spice", when: hasSpice},
 		// A QEMU that renders for its guests can also do so without a screen.
 		{name: "egl-headless", anyOf: []string{"virtio-gpu-gl-pci", "virtio-gpu-gl-device"}},
 	}}}
 	videos = deviceTable{{"modelType", []value{
-		{name: "vga", anyOf: []string{"VGA"}}, {name: "cirrus", anyOf: []string{"cirrus-vga"}},
-		{name: "vmvga", anyOf: []string{"vmware-svga"}}, {name: "qxl", anyOf: []string{"qxl"}},
-		{name: "virtio", anyOf: []string{"virtio-gpu-pci", "virtio-gpu-device", "virtio-gpu-ccw"}}, {name: "none"},
-		{name: "bochs", anyOf: []string{"bochs-display"}}, {name: "ramfb", anyOf: []string{"ramfb"}},
+		{name: "vga", anyOf: []string{"VGA"}},
+		{name: "cirrus", anyOf: []string{"cirrus-vga"}},
+		{name: "vmvga", anyOf: []string{"vmware-svga"}},
+		{name: "qxl", anyOf: []string{"qxl"}},
+		{name: "virtio", anyOf: []string{"virtio-gpu-pci", "virtio-gpu-device", "virtio-gpu-ccw"}},
+		{name: "none"},
+		{name: "bochs", anyOf: []string{"bochs-display"}},
+		{name: "ramfb", anyOf: []string{"ramfb"}},
 	}}}
 	hostDevices = deviceTable{}
 	rngs        = deviceTable{

@@ -66,11 +66,24 @@ func (r *run) live(ctx context.Context, process *launch.Process, reattached bool
 
 // serve brings the session up and watches it; it returns when the session must end.
 func (r *run) serve(bound, ctx context.Context, s *session, reattached bool) (ready time.Time, why verdict, err error) {
-	if err := r.bringUp(bound, s, reattached); err != nil {
+	unhealthy := make(chan error, 1)
+	up, hangUp := context.WithCancel(bound)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		if err := r.askHealth(up, s); err != nil {
+			unhealthy <- err
+			hangUp()
+		}
+	}()
+	defer func() { hangUp(); <-asked }()
+	if err := r.bringUp(up, s, reattached); err != nil {
 		if ctx.Err() != nil {
 			return ready, detached, nil
 		}
-		select { // the broken connection may be noticed before the end of the process
+		select { // a broken connection may be noticed before the end of the process
+		case herr := <-unhealthy:
+			return ready, hung, herr
 		case <-s.process.Exited():
 			return ready, died, nil
 		case <-time.After(reconnectWait):
@@ -83,7 +96,7 @@ func (r *run) serve(bound, ctx context.Context, s *session, reattached bool) (re
 	r.session = s
 	r.mu.Unlock()
 	r.step(evRecovered, "")
-	why, err = r.watch(ctx, s)
+	why, err = r.watch(ctx, s, unhealthy)
 	return ready, why, err
 }
 
@@ -125,15 +138,7 @@ func (r *run) bringUp(ctx context.Context, s *session, reattached bool) error {
 }
 
 // watch returns when the session must end.
-func (r *run) watch(ctx context.Context, s *session) (verdict, error) {
-	unhealthy := make(chan error, 1)
-	hctx, cancel := context.WithCancel(ctx)
-	asked := make(chan struct{})
-	go func() {
-		defer close(asked)
-		r.askHealth(hctx, s, unhealthy)
-	}()
-	defer func() { cancel(); <-asked }()
+func (r *run) watch(ctx context.Context, s *session, unhealthy <-chan error) (verdict, error) {
 	tick := time.NewTicker(idleCheck)
 	defer tick.Stop()
 	for {
@@ -156,8 +161,8 @@ func (r *run) watch(ctx context.Context, s *session) (verdict, error) {
 	}
 }
 
-// askHealth asks until too many answers in a row are missing.
-func (r *run) askHealth(ctx context.Context, s *session, unhealthy chan<- error) {
+// askHealth asks until too many answers in a row are missing, which is an error, or the context ends, which is none.
+func (r *run) askHealth(ctx context.Context, s *session) error {
 	h := r.cfg.Health
 	tick := time.NewTicker(h.Every)
 	defer tick.Stop()
@@ -166,18 +171,20 @@ func (r *run) askHealth(ctx context.Context, s *session, unhealthy chan<- error)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		one, cancel := context.WithTimeout(ctx, h.Deadline)
 		_, err := client.Check(one, &healthv1.HealthCheckRequest{Service: healthService}, grpc.WaitForReady(true))
 		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err == nil {
 			misses = 0
 			continue
 		}
 		if misses++; misses >= h.Misses {
-			unhealthy <- fmt.Errorf("it did not answer %d times in a row: %w", misses, err)
-			return
+			return fmt.Errorf("it did not answer %d times in a row: %w", misses, err)
 		}
 	}
 }

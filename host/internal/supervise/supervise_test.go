@@ -359,6 +359,47 @@ func TestHungPluginIsKilledAndReplaced(t *testing.T) {
 	}
 }
 
+func TestPluginThatHangsWhileItRecoversIsKilledAndReplaced(t *testing.T) {
+	h := newHost(t, func(c *supervise.Config) {
+		c.Health = supervise.Health{Every: 20 * time.Millisecond, Deadline: 100 * time.Millisecond, Misses: 2, AbortWait: 20 * time.Millisecond}
+		c.Recover = func(ctx context.Context, conn grpc.ClientConnInterface, generation uint64, _ bool) error {
+			if generation > 1 {
+				return nil
+			}
+			_, err := pb.NewDriverServiceClient(conn).Start(ctx, &pb.StartRequest{Xml: "stop"})
+			return err
+		}
+	})
+	if st := h.ready(); st.Generation < 2 || !h.log.has("it hung") {
+		t.Errorf("is %+v\n%s", st, h.log.text.String())
+	}
+}
+
+func TestRestartsLeakNoDescriptors(t *testing.T) {
+	h := newHost(t, nil)
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	restart := func() {
+		st := h.ready()
+		if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.eventually("the next process", func() bool { return h.plugin.Status().Generation > st.Generation })
+		h.ready()
+	}
+	restart()
+	before := open()
+	for range 20 {
+		restart()
+	}
+	h.eventually("as few descriptors as before", func() bool { return open() <= before+2 })
+}
+
 func TestFloodOnStandardOutputHurtsNobody(t *testing.T) {
 	h := newHost(t, nil)
 	if _, err := h.driver().Start(h.context(), &pb.StartRequest{Xml: "print"}); err != nil {

@@ -123,7 +123,11 @@ func (l *life) locate(ctx context.Context, handle *pb.Handle) (id process.ID, fo
 		}
 		foreign = true
 	}
-	return process.ID{}, foreign, nil
+	if foreign {
+		return process.ID{}, true, nil
+	}
+	other, err := process.Claimed(ctx, l.ref.GetUuid())
+	return process.ID{}, other != 0, err
 }
 
 // takeBack takes charge of a QEMU that lived on.

@@ -86,6 +86,40 @@ func find(ctx context.Context, want func(Marker) bool) ([]Found, error) {
 	return found, nil
 }
 
+// Claimed returns a process without a marker of ours whose arguments say that it runs the guest: a QEMU that somebody else started with
+// "-uuid". It returns 0 if there is none.
+func Claimed(ctx context.Context, uuid string) (pid int, err error) {
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, fmt.Errorf("find guests: %w", err)
+	}
+	for _, path := range paths {
+		if err := ctx.Err(); err != nil {
+			return 0, fmt.Errorf("find guests: %w", err)
+		}
+		cmdline, err := readBounded(path, maxEnviron)
+		if err != nil || !claims(cmdline, uuid) {
+			continue
+		}
+		dir := filepath.Dir(path)
+		if _, ours := readMarker(filepath.Join(dir, "environ")); !ours {
+			return strconv.Atoi(filepath.Base(dir))
+		}
+	}
+	return 0, nil
+}
+
+// claims reports whether arguments, each ended by a zero, have the UUID after "-uuid".
+func claims(cmdline []byte, uuid string) bool {
+	args := bytes.Split(cmdline, []byte{0})
+	for i, arg := range args[:len(args)-1] {
+		if (string(arg) == "-uuid" || string(arg) == "--uuid") && strings.EqualFold(string(args[i+1]), uuid) {
+			return true
+		}
+	}
+	return false
+}
+
 // Look reads the marker of one process. It is false for one without, and for one that has ended.
 func Look(pid int) (Found, bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))

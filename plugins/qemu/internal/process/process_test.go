@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -255,6 +256,33 @@ func TestStartTimeComesAfterANameOfAnyKind(t *testing.T) {
 	}
 	if _, err := parseStartTime("17 (sh) S 1"); err == nil {
 		t.Error("a short line was read")
+	}
+}
+
+func TestProcessThatClaimsAGuestIsFound(t *testing.T) {
+	id := uuid.NewString()
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "read x", "qemu", "-uuid", strings.ToUpper(id))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := Claimed(t.Context(), id)
+	if err != nil || pid != cmd.Process.Pid {
+		t.Errorf("found %d, %v; want %d", pid, err, cmd.Process.Pid)
+	}
+	in.Close()
+	_ = cmd.Wait() // the end of its input is a failed read
+	if pid, err := Claimed(t.Context(), id); err != nil || pid != 0 {
+		t.Errorf("found %d, %v, when nobody claims it", pid, err)
+	}
+	spec := sample(t, "exec sleep 60")
+	spec.Args = []string{"-c", "sleep 60; :", "qemu", "-uuid", id}
+	launch(t, spec)
+	if pid, err := Claimed(t.Context(), id); err != nil || pid != 0 {
+		t.Errorf("found %d, %v, which is ours", pid, err)
 	}
 }
 

@@ -207,6 +207,10 @@ func (s *start) explain(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("start guest: %w", err)
 	}
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		return verr.New(verr.Internal, "QEMU refused to set the domain up: %w", err)
+	}
 	if words := process.Tail(s.log, s.said, maxWords); words != "" {
 		return verr.New(verr.Internal, "process exited while connecting to monitor: %s", words)
 	}

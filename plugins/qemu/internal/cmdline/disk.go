@@ -333,8 +333,17 @@ func (b *builder) chain(k *libvirtxml.DomainDisk, top layer) (chain []layer, end
 	return chain, withBacking[chain[len(chain)-1].format] && b.plan.Images != nil, nil
 }
 
+// isEnd reports whether a backing store is the empty one that ends a chain.
+func isEnd(s *libvirtxml.DomainDiskBackingStore) bool {
+	if s.Source == nil || s.Format != nil {
+		return s.Source == nil
+	}
+	path, _, err := sourcePath(s.Source, "")
+	return path == "" && err == nil
+}
+
 func (b *builder) declaredChain(k *libvirtxml.DomainDisk, chain []layer) ([]layer, bool, error) {
-	for s := k.BackingStore; s.Source != nil; s = s.BackingStore {
+	for s := k.BackingStore; !isEnd(s); s = s.BackingStore {
 		path, block, err := sourcePath(s.Source, "backing store of disk '"+k.Target.Dev+"'")
 		if err != nil {
 			return nil, false, err

@@ -371,10 +371,15 @@ func (b *builder) swtpm(t *libvirtxml.DomainTPM) (string, error) {
 	if e.Source != nil && e.Source.Dir != nil {
 		state = e.Source.Dir.Path
 	}
+	for _, path := range []string{socket, state, b.plan.LogDir} {
+		if strings.ContainsRune(path, ',') {
+			return "", unsupported("path '%s' of the TPM has a comma, which swtpm cannot take", path)
+		}
+	}
 	b.cmd.Folders = append(b.cmd.Folders, state)
 	args := []string{
 		"socket", "--ctrl", "type=unixio,path=" + socket + ",mode=0600", "--tpmstate", "dir=" + state + ",mode=0600",
-		"--log", "file=" + filepath.Join(b.plan.LogDir, b.d.Name+"-swtpm.log"), "--terminate",
+		"--log", "file=" + filepath.Join(b.plan.LogDir, b.d.UUID+"-swtpm.log"), "--terminate",
 	}
 	if version == "tpm2" {
 		args = append(args, "--tpm2")

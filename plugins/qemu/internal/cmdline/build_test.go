@@ -26,7 +26,9 @@ func guest(machine, parts, devices string) string {
 func plainEnv() define.Env {
 	return define.Env{
 		Emulator: emulator, Arch: "x86_64", DefaultMachine: "pc", KVM: true,
-		Machines: map[string]string{"pc": "pc-i440fx-7.2", "q35": "pc-q35-7.2"},
+		Machines: map[string]string{
+			"pc": "pc-i440fx-7.2", "pc-i440fx-7.2": "pc-i440fx-7.2", "q35": "pc-q35-7.2", "pc-q35-7.2": "pc-q35-7.2",
+		},
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 const maxPiece = 256 << 10
 
 // OpenConsole connects to a character device, "" for the first one; channel means a virtio channel; force ends another connection to it.
-// It returns when the device is connected. The connection ends with Close, with the guest, or with the driver's process.
+// It returns when the device is connected. The connection ends with Close, with the context, with the guest, or with the driver's
+// process.
 func (d *Domain) OpenConsole(ctx context.Context, device string, channel, force bool) (io.ReadWriteCloser, error) {
 	s := d.state.Load()
 	if !s.Active() {
@@ -40,7 +41,7 @@ func (d *Domain) OpenConsole(ctx context.Context, device string, channel, force 
 }
 
 func (d *Domain) openConsole(ctx context.Context) (grpc.BidiStreamingClient[pb.OpenConsoleRequest, pb.OpenConsoleResponse], context.CancelFunc, error) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancel(ctx)
 	stream, err := pb.NewConsoleServiceClient(d.inv.cfg.Plugin).OpenConsole(ctx)
 	if err != nil {
 		cancel()
@@ -110,13 +111,13 @@ func (c *console) Close() error {
 	return nil
 }
 
-// Screenshot reads a screen's picture; the caller closes it.
+// Screenshot reads a screen's picture; the caller closes it, and the context is that of the whole reading.
 func (d *Domain) Screenshot(ctx context.Context, screen uint32) (mime string, picture io.ReadCloser, err error) {
 	s := d.state.Load()
 	if !s.Active() {
 		return "", nil, notRunning()
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancel(ctx)
 	stream, err := pb.NewConsoleServiceClient(d.inv.cfg.Plugin).Screenshot(ctx, &pb.ScreenshotRequest{
 		Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle, Screen: screen,
 	})

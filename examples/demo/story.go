@@ -27,7 +27,7 @@ const connection = "qemu:///system"
 const guestName = "counter"
 
 // patience bounds each wait for something that a guest in emulation does.
-const patience = 90 * time.Second
+const patience = 30 * time.Second
 
 // story is the host, the guest and those who watch it.
 type story struct {
@@ -45,8 +45,17 @@ func say(format string, args ...any) {
 	fmt.Printf("  %s %s\n", tick, fmt.Sprintf(format, args...))
 }
 
+// config lets the host have the one driver that is shown.
+const config = `[plugins]
+enabled = ["qemu"]
+`
+
 // start starts the core.
 func (s *story) start(ctx context.Context) error {
+	etc := filepath.Join(s.host.Dir, "etc")
+	if err := errors.Join(os.MkdirAll(etc, 0o700), os.WriteFile(filepath.Join(etc, "lodge.toml"), []byte(config), 0o600)); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
 	began := time.Now()
 	if err := s.host.Start(ctx); err != nil {
 		return err
@@ -94,7 +103,7 @@ func (s *story) boot(ctx context.Context) (err error) {
 func (s *story) counts(ctx context.Context, steps int, since time.Time) error {
 	from := max(s.console.Count(), 0)
 	if err := s.console.Await(ctx, from+steps, patience); err != nil {
-		return err
+		return fmt.Errorf("%w (QEMU lives: %v)", err, s.guest.Alive())
 	}
 	say("the guest counts on its console: %d after %.1f s", s.console.Count(), time.Since(since).Seconds())
 	return nil

@@ -5,18 +5,10 @@ package main
 
 import (
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/driver"
-	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
-	"github.com/lodgevirt/lodge/sdk/hypervisor"
 	"github.com/lodgevirt/lodge/sdk/plugin"
 )
 
 // version is set by the linker.
 var version = "0.0.0"
 
-func main() {
-	plugin.Serve(plugin.Plugin{
-		Name: "qemu", Version: version, ConfigKeys: driver.ConfigKeys(),
-		Hypervisor: func(core plugin.Core) (hypervisor.Driver, error) { return driver.New(core) },
-		Commands:   map[string]func([]string) int{process.StageCommand: process.Stage},
-	})
-}
+func main() { plugin.Serve(driver.Plugin(version)) }

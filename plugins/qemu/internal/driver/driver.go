@@ -78,6 +78,15 @@ type life struct {
 	helped bool
 }
 
+// Plugin is the driver as a plugin of a version. Its binary is the stage of its guests, too.
+func Plugin(version string) plugin.Plugin {
+	return plugin.Plugin{
+		Name: driverName, Version: version, ConfigKeys: ConfigKeys(),
+		Hypervisor: func(core plugin.Core) (hypervisor.Driver, error) { return New(core) },
+		Commands:   map[string]func([]string) int{process.StageCommand: process.Stage},
+	}
+}
+
 // New makes a driver. It looks at nothing yet.
 func New(core plugin.Core) (*Driver, error) {
 	log := core.Logger()

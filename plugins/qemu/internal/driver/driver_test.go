@@ -16,9 +16,11 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/capabilities"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -76,12 +78,22 @@ func (r *rig) restart() {
 	if r.driver != nil {
 		r.driver.Close(r.t.Context())
 	}
-	d, err := New(r.core)
+	d, err := newDriver(r.core)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d.prober = sharedProber()
 	r.driver = d
+}
+
+// newDriver is New with the prober of all tests.
+func newDriver(core plugin.Core) (*Driver, error) {
+	d, err := New(core)
+	if err != nil {
+		return nil, err
+	}
+	d.prober = sharedProber()
+	d.reporter = capabilities.NewReporter(d.prober, d.log)
+	return d, nil
 }
 
 // sharedProber saves each test from asking QEMU again what it can do.

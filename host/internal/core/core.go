@@ -61,6 +61,7 @@ type Host struct {
 	events      *event.Bus
 	machine     *node.Host
 	locks       *lockclient.Client
+	debts       debts
 	drivers     []*driver
 	inventories []*domain.Inventory
 	router      *connection.Router
@@ -131,6 +132,7 @@ func (h *Host) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	if h.cfg.Settings.Locks.Disks {
 		g.Go(func() error { return ended(h.keepLockDaemon(gctx)) })
+		g.Go(func() error { return h.payDebts(gctx) })
 	}
 	for _, d := range h.drivers {
 		g.Go(func() error { return ended(d.plugin.Run(gctx)) })

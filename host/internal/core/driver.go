@@ -30,6 +30,8 @@ const (
 	stopTimeout = 10 * time.Second
 	// rewatchPause is the time before a watch that broke is tried again.
 	rewatchPause = time.Second
+	// mendEvery is the time between two questions for guests in doubt.
+	mendEvery = 2 * time.Second
 )
 
 // driver is a hypervisor's plugin with its connections.
@@ -163,7 +165,7 @@ func (d *driver) locks() domain.Locks {
 	if d.manifest.Disks == manifest.DisksElsewhere {
 		folder = filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)
 	}
-	return diskLocks{client: d.host.locks, folder: folder}
+	return diskLocks{client: d.host.locks, debts: &d.host.debts, folder: folder}
 }
 
 // sender hands descriptors to a plugin.
@@ -218,6 +220,7 @@ func (d *driver) recover(ctx context.Context, conn grpc.ClientConnInterface, gen
 		}
 		go s.follow(ctx, d, client, stream)
 		go s.settle(ctx, d, client)
+		go s.mend(ctx)
 	}
 	return nil
 }
@@ -246,6 +249,20 @@ func (s *served) follow(ctx context.Context, d *driver, client pb.DriverServiceC
 				err = s.domains.Recover(ctx, client)
 			}
 			break
+		}
+	}
+}
+
+// mend asks for guests in doubt for as long as the process lives.
+func (s *served) mend(ctx context.Context) {
+	tick := time.NewTicker(mendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.domains.Mend(ctx)
 		}
 	}
 }

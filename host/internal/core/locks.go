@@ -3,6 +3,10 @@ package core
 import (
 	"context"
 	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
@@ -12,6 +16,8 @@ import (
 // diskLocks are the locks of disks, kept by the lock daemon.
 type diskLocks struct {
 	client *lockclient.Client
+	// debts take releases that could not be made.
+	debts *debts
 	// folder has the lock files, or is empty to lock the images themselves.
 	folder string
 }
@@ -59,10 +65,64 @@ func (l diskLocks) Adopt(ctx context.Context, o domain.Owner, held []domain.Held
 	return err
 }
 
+// Release frees the locks of a life. When the lock daemon is away it is noted, and done when the daemon is back.
 func (l diskLocks) Release(ctx context.Context, o domain.Owner) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseWait)
+	defer cancel()
 	_, err := l.client.Release(ctx, o.UUID, o.Generation)
+	if err != nil {
+		l.debts.add(life{o.UUID, o.Generation})
+	}
 	return err
 }
+
+// releaseWait is how long the end of a guest waits for the lock daemon.
+const releaseWait = 5 * time.Second
+
+// debts are the releases that the lock daemon has not heard of.
+type debts struct {
+	mu    sync.Mutex
+	lives map[life]bool
+}
+
+func (d *debts) add(l life) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lives == nil {
+		d.lives = map[life]bool{}
+	}
+	d.lives[l] = true
+}
+
+// pay releases what is owed; what fails again is owed still.
+func (d *debts) pay(ctx context.Context, client *lockclient.Client) {
+	d.mu.Lock()
+	lives := d.lives
+	d.lives = nil
+	d.mu.Unlock()
+	for l := range lives {
+		if _, err := client.Release(ctx, l.uuid, l.generation); err != nil {
+			d.add(l)
+		}
+	}
+}
+
+// payDebts pays until the context ends.
+func (h *Host) payDebts(ctx context.Context) error {
+	tick := time.NewTicker(payEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			h.debts.pay(ctx, h.locks)
+		}
+	}
+}
+
+// payEvery is the time between two attempts to release what is owed.
+const payEvery = time.Second
 
 // noLocks is what a host without auto_disk_leases has.
 type noLocks struct{}
@@ -84,11 +144,11 @@ func (h *Host) settleLocks(ctx context.Context, _ lockclient.Status) error {
 	lives := map[life]bool{}
 	for _, inv := range h.inventories {
 		for _, l := range inv.Lives() {
-			lives[life{l.UUID.String(), l.Generation}] = true
+			lives[life{l.UUID, l.Generation}] = true
 		}
 	}
 	for _, l := range leases {
-		if l.Classic || l.Owner.PID != 0 || lives[life{l.Owner.UUID.String(), l.Owner.Generation}] {
+		if l.Classic || l.Owner.PID != 0 || lives[life{l.Owner.UUID, l.Owner.Generation}] {
 			continue
 		}
 		h.cfg.Log.Info("lock of a guest that never came to life is freed", "guest", l.Owner.Name, "path", l.Path)
@@ -104,6 +164,6 @@ func (h *Host) settleLocks(ctx context.Context, _ lockclient.Status) error {
 
 // life is one life of a guest.
 type life struct {
-	uuid       string
+	uuid       uuid.UUID
 	generation uint64
 }

@@ -130,10 +130,27 @@ func (j *job) reaffirm(ctx context.Context) {
 		err = j.d.inv.cfg.Locks.SetProcess(ctx, j.d.owner(s), s.PID, s.handle.GetStartTime())
 	case len(j.d.leases) > 0:
 		err = j.d.inv.cfg.Locks.Adopt(ctx, j.d.owner(s), j.d.leases)
+	default:
+		err = j.relet(ctx, s)
 	}
 	if err != nil {
 		j.d.inv.cfg.Log.Warn("lock daemon was not told of the guest", "guest", s.Name, "error", err)
 	}
+}
+
+// relet gets duplicates of the locks of a guest without a process, which a core that was restarted does not have: should the lock daemon
+// die next, they are what keeps the locks.
+func (j *job) relet(ctx context.Context, s *state) error {
+	xml, err := j.d.text(s, true)
+	if err != nil {
+		return err
+	}
+	disks, err := lockedDisks(xml)
+	if err != nil || len(disks) == 0 {
+		return err
+	}
+	j.d.leases, err = j.d.inv.cfg.Locks.Acquire(ctx, j.d.owner(s), disks)
+	return err
 }
 
 // unlease frees the locks of one life. A lock daemon that is away frees them when it is back and asks what is still in use.

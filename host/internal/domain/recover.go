@@ -35,6 +35,24 @@ func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) 
 	return g.Wait()
 }
 
+// Mend asks again for guests whose state is not known, so that nobody has to do anything by hand once the driver can tell. A guest with
+// a job under way is left alone.
+func (i *Inventory) Mend(ctx context.Context) {
+	for _, d := range i.all() {
+		if !d.state.Load().Unknown {
+			continue
+		}
+		j, free := d.try(ctx, "recover")
+		if !free {
+			continue
+		}
+		if err := j.recover(i.driver); err != nil {
+			i.cfg.Log.Debug("state of guest is still not known", "error", err)
+		}
+		j.end()
+	}
+}
+
 // recover asks the driver what became of the guest, and makes the answer true. In doubt the guest is marked unknown.
 func (j *job) recover(driver pb.DriverServiceClient) error {
 	d := j.d

@@ -102,7 +102,11 @@ func Claimed(ctx context.Context, uuid string) (pid int, err error) {
 			continue
 		}
 		dir := filepath.Dir(path)
-		if _, ours := readMarker(filepath.Join(dir, "environ")); !ours {
+		if _, ours := readMarker(filepath.Join(dir, "environ")); ours {
+			continue
+		}
+		// A process that ends has no environment any more, and soon no arguments: one of ours must not be taken for somebody else's.
+		if cmdline, err := readBounded(path, maxEnviron); err == nil && claims(cmdline, uuid) {
 			return strconv.Atoi(filepath.Base(dir))
 		}
 	}

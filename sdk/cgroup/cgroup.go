@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +87,36 @@ func open(mounts []Mount, path string) (*Group, error) {
 		}
 	}
 	return g, nil
+}
+
+// Below returns the paths of the groups directly below parent whose name begins with prefix, in any hierarchy, without
+// duplicates. A parent that exists nowhere has none.
+func Below(parent, prefix string) ([]string, error) {
+	mounts, err := Mounts()
+	if err != nil {
+		return nil, err
+	}
+	return below(mounts, parent, prefix)
+}
+
+func below(mounts []Mount, parent, prefix string) ([]string, error) {
+	if !valid(parent) {
+		return nil, fmt.Errorf("list control groups in %q: %w", parent, ErrBadPath)
+	}
+	var paths []string
+	for _, m := range mounts {
+		entries, err := os.ReadDir(filepath.Join(m.Dir, parent))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return paths, fmt.Errorf("list control groups in %q: %w", parent, err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(parent, e.Name())
+			if e.IsDir() && strings.HasPrefix(e.Name(), prefix) && !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths, nil
 }
 
 func valid(path string) bool {

@@ -56,6 +56,33 @@ func TestPathsThatLeaveTheHierarchyAreRefused(t *testing.T) {
 	}
 }
 
+func TestGroupsBelowAParent(t *testing.T) {
+	mounts := []Mount{{Dir: t.TempDir()}, {Dir: t.TempDir()}, {Dir: filepath.Join(t.TempDir(), "unmounted")}}
+	for i, paths := range [][]string{{"lodge/a-1", "lodge/b-1"}, {"lodge/a-1", "lodge/a-2"}} {
+		for _, path := range paths {
+			if err := os.MkdirAll(filepath.Join(mounts[i].Dir, path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		parent, prefix string
+		want           []string
+	}{
+		{"lodge", "a-", []string{"lodge/a-1", "lodge/a-2"}},
+		{"lodge", "c", nil},
+		{"nowhere", "a", nil},
+	} {
+		got, err := below(mounts, c.parent, c.prefix)
+		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
+			t.Errorf("below %s with %s: %v %s", c.parent, c.prefix, err, diff)
+		}
+	}
+	if _, err := below(mounts, "..", "a"); err == nil {
+		t.Error("listed the parent of the hierarchy")
+	}
+}
+
 // A plain directory stands in for a version 1 cpuset hierarchy: the files are what the package reads and writes.
 func TestNewCpusetGroupsInheritTheirParentsCPUs(t *testing.T) {
 	root := t.TempDir()

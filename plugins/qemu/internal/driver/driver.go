@@ -45,6 +45,7 @@ type Driver struct {
 	prober   *probe.Prober
 	reporter *capabilities.Reporter
 	ports    ports
+	scanner  process.Scanner
 
 	// mu guards lives and what of a life says so. Nothing waits while it is held.
 	mu    sync.Mutex

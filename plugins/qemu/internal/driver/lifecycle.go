@@ -10,11 +10,15 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// Stop implements hypervisor.Driver. A start under way is given up.
+// Stop implements hypervisor.Driver. A start under way is given up. While another life of the guest lives, nothing is stopped, and
+// the answer is OperationInvalid.
 func (d *Driver) Stop(ctx context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
 	l := d.find(req.GetGuest())
-	if l == nil || l.ref.GetGeneration() != req.GetGuest().GetGeneration() {
+	if l == nil {
 		return d.stopUnknown(ctx, req)
+	}
+	if l.ref.GetGeneration() != req.GetGuest().GetGeneration() {
+		return nil, otherLife(req.GetGuest())
 	}
 	if l.cancel != nil {
 		l.cancel()
@@ -35,15 +39,23 @@ func (d *Driver) Stop(ctx context.Context, req *pb.StopRequest) (*pb.StopRespons
 	return &pb.StopResponse{Change: change}, nil
 }
 
+func otherLife(ref *pb.Guest) error {
+	return verr.New(verr.OperationInvalid, "generation %d of the domain is not running, another life of it is", ref.GetGeneration())
+}
+
 // stopUnknown ends a guest that the driver is not in charge of, and answers for one that is gone.
 func (d *Driver) stopUnknown(ctx context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
 	l, err := d.newLife(req.GetGuest(), req.GetHandle().GetCgroup())
 	if err != nil {
 		return nil, err
 	}
-	id, _, err := l.locate(ctx, req.GetHandle())
+	id, foreign, err := d.locate(ctx, l, req.GetHandle())
 	if err != nil {
 		return nil, err
+	}
+	if foreign {
+		l.clean()
+		return nil, otherLife(req.GetGuest())
 	}
 	resp := &pb.StopResponse{Change: &pb.Change{State: pb.State_STATE_SHUTOFF}}
 	if id.PID != 0 {

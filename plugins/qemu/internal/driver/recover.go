@@ -63,7 +63,7 @@ func (d *Driver) again(ctx context.Context, req *pb.RecoverRequest, l *life) (*p
 
 // search finds out what became of a guest, and takes charge of it if it lives.
 func (d *Driver) search(ctx context.Context, l *life, req *pb.RecoverRequest) (*pb.RecoverResponse, *guest.Guest, error) {
-	id, foreign, err := l.locate(ctx, req.GetHandle())
+	id, foreign, err := d.locate(ctx, l, req.GetHandle())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,7 +97,7 @@ func (l *life) lost(memory *guest.Memory, answered bool) *pb.RecoverResponse {
 
 // locate finds the guest's process: by the handle, by the record that the stage left, and by looking at every process. Stages without
 // their plugin are ended on the way, so that nothing comes to life after the answer.
-func (l *life) locate(ctx context.Context, handle *pb.Handle) (id process.ID, foreign bool, err error) {
+func (d *Driver) locate(ctx context.Context, l *life, handle *pb.Handle) (id process.ID, foreign bool, err error) {
 	known := []process.ID{{PID: int(handle.GetPid()), StartTime: handle.GetStartTime()}}
 	record, err := process.ReadRecord(string(l.folder))
 	if err == nil {
@@ -110,24 +110,17 @@ func (l *life) locate(ctx context.Context, handle *pb.Handle) (id process.ID, fo
 			return id, false, nil
 		}
 	}
-	if err := process.SweepStages(ctx, l.marker()); err != nil {
-		return process.ID{}, false, err
-	}
-	found, err := process.Find(ctx, driverName, l.ref.GetUuid())
+	picture, err := d.scanner.Settle(ctx, l.marker())
 	if err != nil {
 		return process.ID{}, false, err
 	}
-	for _, f := range found {
+	for _, f := range picture.Of(driverName, l.ref.GetUuid()) {
 		if f.Marker == l.marker() && !f.Stage {
 			return f.ID, false, nil
 		}
 		foreign = true
 	}
-	if foreign {
-		return process.ID{}, true, nil
-	}
-	other, err := process.Claimed(ctx, l.ref.GetUuid())
-	return process.ID{}, other != 0, err
+	return process.ID{}, foreign || picture.Claimed(l.ref.GetUuid()) != 0, nil
 }
 
 // takeBack takes charge of a QEMU that lived on.

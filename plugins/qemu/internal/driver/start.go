@@ -33,6 +33,10 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 	if d.enter(l) != nil {
 		return nil, verr.New(verr.OperationInvalid, "domain is already active")
 	}
+	if other := l.sibling(d.core.Settings().CgroupParent); other != 0 {
+		d.abandon(l)
+		return nil, verr.New(verr.OperationInvalid, "domain is already active as process %d", other)
+	}
 	if err := l.folder.make(l.cgroup); err != nil {
 		d.abandon(l)
 		if errors.Is(err, fs.ErrExist) {

@@ -54,74 +54,27 @@ func parseStartTime(stat string) (uint64, error) {
 	return start, nil
 }
 
-// Find returns the processes that carry a marker with the driver and UUID, whatever their generation. It looks at every
-// process whose environment it may read: a few milliseconds on a busy host.
+// Find returns the processes that carry a marker with the driver and UUID, whatever their generation.
 func Find(ctx context.Context, driver, uuid string) ([]Found, error) {
-	return find(ctx, func(m Marker) bool { return m.Driver == driver && m.UUID == uuid })
+	picture, err := Scan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return picture.Of(driver, uuid), nil
 }
 
-func find(ctx context.Context, want func(Marker) bool) ([]Found, error) {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("find guests: %w", err)
+// claim returns what stands after "-uuid" among arguments, each ended by a zero, in lower case; or nothing.
+func claim(cmdline []byte) string {
+	if !bytes.Contains(cmdline, []byte("-uuid\x00")) {
+		return ""
 	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("find guests: %w", err)
-	}
-	var found []Found
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("find guests: %w", err)
-		}
-		if f, ok := Look(pid); ok && want(f.Marker) {
-			found = append(found, f)
-		}
-	}
-	return found, nil
-}
-
-// Claimed returns a process without a marker of ours whose arguments say that it runs the guest: a QEMU that somebody else started with
-// "-uuid". It returns 0 if there is none.
-func Claimed(ctx context.Context, uuid string) (pid int, err error) {
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return 0, fmt.Errorf("find guests: %w", err)
-	}
-	for _, path := range paths {
-		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("find guests: %w", err)
-		}
-		cmdline, err := readBounded(path, maxEnviron)
-		if err != nil || !claims(cmdline, uuid) {
-			continue
-		}
-		dir := filepath.Dir(path)
-		if _, ours := readMarker(filepath.Join(dir, "environ")); ours {
-			continue
-		}
-		// A process that ends has no environment any more, and soon no arguments: one of ours must not be taken for somebody else's.
-		if cmdline, err := readBounded(path, maxEnviron); err == nil && claims(cmdline, uuid) {
-			return strconv.Atoi(filepath.Base(dir))
-		}
-	}
-	return 0, nil
-}
-
-// claims reports whether arguments, each ended by a zero, have the UUID after "-uuid".
-func claims(cmdline []byte, uuid string) bool {
 	args := bytes.Split(cmdline, []byte{0})
 	for i, arg := range args[:len(args)-1] {
-		if (string(arg) == "-uuid" || string(arg) == "--uuid") && strings.EqualFold(string(args[i+1]), uuid) {
-			return true
+		if string(arg) == "-uuid" || string(arg) == "--uuid" {
+			return strings.ToLower(string(args[i+1]))
 		}
 	}
-	return false
+	return ""
 }
 
 // Look reads the marker of one process. It is false for one without, and for one that has ended.

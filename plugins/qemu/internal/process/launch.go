@@ -97,13 +97,17 @@ func Launch(ctx context.Context, spec Spec) (*Process, []string, error) {
 func Sweep(ctx context.Context, marker Marker) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTime)
 	defer cancel()
-	return sweep(ctx, marker, func(Found) bool { return true })
-}
-
-// SweepStages ends the stages of a launch whose plugin is gone, so that none of them can start a guest any more, and leaves guests
-// alone. When it has returned nil, the guest was started or never will be.
-func SweepStages(ctx context.Context, marker Marker) error {
-	return sweep(ctx, marker, func(f Found) bool { return f.Stage })
+	for range maxSweeps {
+		found, err := Find(ctx, marker.Driver, marker.UUID)
+		if err != nil {
+			return err
+		}
+		left, err := endAll(ctx, found, marker, func(Found) bool { return true })
+		if left == 0 || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("end launch of %s: %w", marker, ErrAlive)
 }
 
 // sweepTime bounds the clean-up after a failed launch.
@@ -112,27 +116,18 @@ const sweepTime = 5 * time.Second
 // maxSweeps bounds the rounds of a sweep: a stage makes one child, so two find all; more means that someone goes on starting.
 const maxSweeps = 8
 
-func sweep(ctx context.Context, marker Marker, which func(Found) bool) error {
-	for range maxSweeps {
-		found, err := find(ctx, func(m Marker) bool { return m == marker })
-		if err != nil {
-			return err
+// endAll kills those processes of a launch that are asked for, and returns how many there were.
+func endAll(ctx context.Context, found []Found, marker Marker, which func(Found) bool) (left int, err error) {
+	for _, f := range found {
+		if f.Marker != marker || !which(f) {
+			continue
 		}
-		left := 0
-		for _, f := range found {
-			if !which(f) {
-				continue
-			}
-			left++
-			if err := end(ctx, f.ID, which); err != nil {
-				return err
-			}
-		}
-		if left == 0 {
-			return nil
+		left++
+		if err := end(ctx, f.ID, which); err != nil {
+			return left, err
 		}
 	}
-	return fmt.Errorf("end launch of %s: %w", marker, ErrAlive)
+	return left, nil
 }
 
 // end kills one process, if it still is what was looked for: stopped first, so that it can't become a guest between the look and the kill.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,8 +100,10 @@ func TestLaunchedProgramIsFound(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0] != (Found{ID: p.ID(), Marker: spec.Marker}) {
 		t.Errorf("found %+v, %v", found, err)
 	}
-	if err := SweepStages(t.Context(), spec.Marker); err != nil {
-		t.Error(err)
+	var scanner Scanner
+	picture, err := scanner.Settle(t.Context(), spec.Marker)
+	if err != nil || len(picture.Of("test", spec.Marker.UUID)) != 1 {
+		t.Errorf("settled: %v, %v", picture, err)
 	}
 	select {
 	case <-p.Done():
@@ -215,8 +218,9 @@ func TestStageWithoutItsPluginIsEnded(t *testing.T) {
 		failed <- err
 	}()
 	awaitStage(t, spec)
-	if err := SweepStages(t.Context(), spec.Marker); err != nil {
-		t.Fatal(err)
+	var scanner Scanner
+	if picture, err := scanner.Settle(t.Context(), spec.Marker); err != nil || len(picture.Of("test", spec.Marker.UUID)) != 0 {
+		t.Fatalf("settled: %v, %v", picture, err)
 	}
 	if err := <-failed; err == nil {
 		t.Error("launch succeeded")
@@ -269,26 +273,77 @@ func TestProcessThatClaimsAGuestIsFound(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pid, err := Claimed(t.Context(), id)
+	pid, err := claimed(t, id)
 	if err != nil || pid != cmd.Process.Pid {
 		t.Errorf("found %d, %v; want %d", pid, err, cmd.Process.Pid)
 	}
 	in.Close()
 	_ = cmd.Wait() // the end of its input is a failed read
-	if pid, err := Claimed(t.Context(), id); err != nil || pid != 0 {
+	if pid, err := claimed(t, id); err != nil || pid != 0 {
 		t.Errorf("found %d, %v, when nobody claims it", pid, err)
 	}
 	spec := sample(t, "exec sleep 60")
 	spec.Args = []string{"-c", "sleep 60; :", "qemu", "-uuid", id}
 	launch(t, spec)
-	if pid, err := Claimed(t.Context(), id); err != nil || pid != 0 {
+	if pid, err := claimed(t, id); err != nil || pid != 0 {
 		t.Errorf("found %d, %v, which is ours", pid, err)
+	}
+}
+
+func claimed(t *testing.T, uuid string) (int, error) {
+	t.Helper()
+	picture, err := Scan(t.Context())
+	if err != nil {
+		return 0, err
+	}
+	return picture.Claimed(uuid), nil
+}
+
+// Every caller has to see what was there before it asked, whoever's scan it got.
+func TestSharedScansAreNeverOlderThanTheQuestion(t *testing.T) {
+	var scanner Scanner
+	var wg sync.WaitGroup
+	for range 4 {
+		spec := sample(t, "exec sleep 60")
+		wg.Go(func() {
+			p, _, err := Launch(t.Context(), spec)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer p.Close()
+			for range 8 {
+				wg.Go(func() {
+					picture, err := scanner.Scan(t.Context())
+					if err != nil || len(picture.Of("test", spec.Marker.UUID)) != 1 {
+						t.Errorf("found %v, %v", picture, err)
+					}
+				})
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestScanThatNobodyWaitsForAnyMoreServesTheOthers(t *testing.T) {
+	var scanner Scanner
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, gaveUp := scanner.Scan(ctx)
+	if _, err := scanner.Scan(t.Context()); err != nil {
+		t.Errorf("after one that gave up with %v: %v", gaveUp, err)
 	}
 }
 
 func FuzzParseStartTime(f *testing.F) {
 	f.Add("17 (sh) S 1 2 3")
 	f.Fuzz(func(_ *testing.T, stat string) { _, _ = parseStartTime(stat) })
+}
+
+func FuzzClaim(f *testing.F) {
+	f.Add([]byte("qemu\x00-uuid\x00C7\x00"))
+	f.Add([]byte("-uuid\x00"))
+	f.Fuzz(func(_ *testing.T, cmdline []byte) { _ = claim(cmdline) })
 }
 
 func FuzzParseMarker(f *testing.F) {

@@ -154,6 +154,9 @@ var jailPlaces = []jailPlace{
 	{"log", "/var/log/libvirt"},
 }
 
+// endWait bounds the wait for the end of libvirtd, whose memory takes the kernel a while to free on a busy machine.
+const endWait = time.Minute
+
 // jail is the parent of libvirtd: it lives in its own mount namespace and is the subreaper of all that is started in it.
 type jail struct {
 	dir    string
@@ -266,12 +269,17 @@ func (j *jail) end(sig unix.Signal) error {
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal daemon: %w", err)
 	}
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, int((20 * time.Second).Milliseconds()))
-	if n == 1 {
-		return nil
+	for deadline := time.Now().Add(endWait); time.Now().Before(deadline); {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 1000)
+		if n == 1 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for the daemon's end: %w", err)
+		}
 	}
-	return errors.Join(errors.New("the daemon does not end"), err, unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
+	return errors.Join(errors.New("the daemon does not end"), unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
 }
 
 // clear ends whatever is left in the jail: children are the daemons and, orphaned, the guests.

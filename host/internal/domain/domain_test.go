@@ -144,6 +144,24 @@ func TestTransientDomain(t *testing.T) {
 	}
 }
 
+func TestGenerationIsNotUsedAgainForTheNextDomainOfAUUID(t *testing.T) {
+	b := newBench(t)
+	seen := map[uint64]bool{}
+	for range 3 {
+		d, err := b.Create(t.Context(), guestXML("guest"), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gen := d.View().Generation; seen[gen] {
+			t.Fatalf("generation %d came twice", gen)
+		}
+		seen[d.View().Generation] = true
+		if err := d.Destroy(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	d := b.define("guest")

@@ -60,6 +60,9 @@ type Inventory struct {
 	byName map[string]*Domain
 	byID   map[int32]*Domain
 	lastID int32
+	// lastGone is the highest generation of a domain that has gone. One that comes goes on from there: a message about an earlier life
+	// under the same UUID, such as the release of its locks, may still be on its way.
+	lastGone uint64
 }
 
 // New loads the connection's domains from the catalog. Guests that were active are not touched before Recover.
@@ -157,7 +160,7 @@ func (i *Inventory) reserve(id uuid.UUID, name string) (*Domain, error) {
 		return nil, verr.New(verr.OperationFailed, "domain '%s' already exists with uuid %s", name, d.uuid)
 	}
 	d := newDomain(i, id)
-	s := state{View: View{UUID: id, Name: name, ID: inactiveID, State: ShutOff}, hidden: true}
+	s := state{View: View{UUID: id, Name: name, ID: inactiveID, State: ShutOff, Generation: i.lastGone}, hidden: true}
 	d.state.Store(&s)
 	i.byUUID[id], i.byName[name] = d, d
 	return d, nil
@@ -181,6 +184,7 @@ func (i *Inventory) index(d *Domain, before, after *state) {
 	}
 	if after == nil {
 		delete(i.byUUID, d.uuid)
+		i.lastGone = max(i.lastGone, before.Generation)
 		return
 	}
 	i.byUUID[d.uuid], i.byName[after.Name] = d, d

@@ -51,7 +51,7 @@ type View struct {
 	MaxVCPUs uint32
 	// VCPUs is the present number of vCPUs.
 	VCPUs uint32
-	// Generation counts the starts.
+	// Generation grows with each start, and is not used again for a domain that comes after one of the same UUID has gone.
 	Generation uint64
 	// PID is the guest's process on this machine, or 0.
 	PID int32

@@ -56,12 +56,8 @@ func (t *Table) name(err error) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, g := range t.groups {
-		for _, l := range g.leases {
-			if l.lock != nil && l.lock.File() == busy.File {
-				return heldBy(busy.Resource, l)
-			}
-		}
+	if l := t.byFile[busy.File]; l != nil {
+		return heldBy(busy.Resource, l)
 	}
 	return &BusyError{Resource: busy.Resource, PID: busy.PID}
 }

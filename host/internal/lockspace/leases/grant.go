@@ -34,6 +34,7 @@ func (t *Table) Acquire(ctx context.Context, owner Owner, wants []Want) ([]Info,
 		return nil, err
 	}
 	defer leave()
+	t.bury(g)
 	if err := t.attach(g, owner); err != nil {
 		return nil, err
 	}

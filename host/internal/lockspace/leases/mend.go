@@ -9,30 +9,35 @@ import (
 )
 
 const (
-	// mendEvery is the pause between two tries to get the locks that are not held.
-	mendEvery = 500 * time.Millisecond
+	// firstPause and lastPause bound the pause between two tries to get the locks that are not held.
+	firstPause = 500 * time.Millisecond
+	lastPause  = 10 * time.Second
+	// restFactor is how many times the length of a try its pause is, so that thousands of lost locks cost a few percent of a CPU.
+	restFactor = 20
 	// menders is how many owners are mended at once.
 	menders = 8
 )
 
-// mend tries all leases whose locks are not held, first at once, then again and again while there are any.
+// mend tries all leases whose locks are not held, first at once, then again and again while there are any. It ends then: only a restart
+// makes a lease without its lock.
 func (t *Table) mend() {
-	t.round()
+	pause := t.round()
 	close(t.first)
-	tick := time.NewTicker(mendEvery)
-	defer tick.Stop()
-	for {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for len(t.ailing()) > 0 {
 		select {
 		case <-t.done:
 			return
-		case <-tick.C:
-			t.round()
+		case <-timer.C:
+			timer.Reset(t.round())
 		}
 	}
 }
 
-// round tries each owner that lacks a lock or the watch of its process.
-func (t *Table) round() {
+// round tries each owner that lacks a lock or the watch of its process, and returns how long to pause then.
+func (t *Table) round() time.Duration {
+	begun := time.Now()
 	var each errgroup.Group
 	each.SetLimit(menders)
 	for _, k := range t.ailing() {
@@ -49,6 +54,7 @@ func (t *Table) round() {
 	if err := each.Wait(); err != nil && !errors.Is(err, ErrClosed) {
 		t.log.Warn("cannot mend locks", "error", err)
 	}
+	return min(max(restFactor*time.Since(begun), firstPause), lastPause)
 }
 
 // ailing returns the owners that need care.

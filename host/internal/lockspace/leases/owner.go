@@ -111,6 +111,23 @@ func (t *Table) exited(g *group, id process.ID) {
 	}
 }
 
+// bury ends the leases of a process that is gone but whose end was not dealt with yet, so that a life that begins under the same name
+// does not take them for its own and lose them. The caller has the group's turn.
+func (t *Table) bury(g *group) {
+	p := t.processOf(g)
+	if p == nil {
+		t.open(g)
+		return
+	}
+	if !p.Exited() {
+		return
+	}
+	t.exited(g, p.ID())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g.watchNobody() // or else the watch would end what comes now
+}
+
 // open opens the process that a group's leases name, after a restart. It reports false if there is none to wait for: the owner has no
 // process, or it is gone, and then its leases have ended.
 func (t *Table) open(g *group) bool {

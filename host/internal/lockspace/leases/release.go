@@ -73,8 +73,7 @@ func (t *Table) drop(g *group, match func(*lease) bool) []*lease {
 // end drops a lease's lock.
 func (t *Table) end(l *lease) {
 	t.mu.Lock()
-	lock := l.lock
-	l.lock = nil
+	lock := t.unhold(l)
 	t.mu.Unlock()
 	if lock == nil {
 		sweep(l.Resource)

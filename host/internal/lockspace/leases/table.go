@@ -97,7 +97,6 @@ type group struct {
 type Table struct {
 	journal *journal.Journal
 	log     hclog.Logger
-	kick    chan struct{} // asks the mender for a round
 	done    chan struct{}
 	first   chan struct{} // closed when the mender has been round once
 	work    sync.WaitGroup
@@ -105,6 +104,7 @@ type Table struct {
 	mu     sync.Mutex
 	groups map[key]*group
 	byPath map[string]map[uint64]*lease
+	byFile map[lockspace.FileID]*lease // one of those that hold a lock on the file
 	spaces map[string]bool
 	next   uint64
 	closed bool
@@ -128,8 +128,9 @@ func Open(path string, log hclog.Logger) (*Table, error) {
 	}
 	t := &Table{
 		journal: j, log: log,
-		kick: make(chan struct{}, 1), done: make(chan struct{}), first: make(chan struct{}),
-		groups: map[key]*group{}, byPath: map[string]map[uint64]*lease{}, spaces: found.Spaces, next: found.Next,
+		done: make(chan struct{}), first: make(chan struct{}),
+		groups: map[key]*group{}, byPath: map[string]map[uint64]*lease{}, byFile: map[lockspace.FileID]*lease{},
+		spaces: found.Spaces, next: found.Next,
 	}
 	for _, l := range found.Leases {
 		if found.Boot != boot && l.Owner.Process.PID != 0 {
@@ -179,9 +180,8 @@ func (t *Table) Close() error {
 	defer t.mu.Unlock()
 	for _, g := range t.groups {
 		for _, l := range g.leases {
-			if l.lock != nil {
-				l.lock.Close()
-				l.lock = nil
+			if lock := t.unhold(l); lock != nil {
+				lock.Close()
 			}
 		}
 	}
@@ -283,7 +283,28 @@ func (l *lease) info() Info { return Info{Lease: l.Lease, State: l.state, Detail
 func (t *Table) settle(l *lease, lock *lockspace.Lock, state State, detail string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.unhold(l)
 	l.lock, l.state, l.detail = lock, state, detail
+	if lock != nil {
+		t.byFile[lock.File()] = l
+	}
+}
+
+// unhold takes a lease's lock from it and returns it; Table.mu is held.
+func (t *Table) unhold(l *lease) *lockspace.Lock {
+	lock := l.lock
+	l.lock = nil
+	if lock == nil || t.byFile[lock.File()] != l {
+		return lock
+	}
+	delete(t.byFile, lock.File())
+	for _, other := range t.byPath[l.Resource.Path()] {
+		if other.lock != nil && other.lock.File() == lock.File() {
+			t.byFile[lock.File()] = other
+			break
+		}
+	}
+	return lock
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

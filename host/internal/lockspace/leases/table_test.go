@@ -392,6 +392,59 @@ func TestProcessThatIsGoneChangesNothing(t *testing.T) {
 	r.expect(map[string]leases.State{"a": leases.Held})
 }
 
+func TestNewLifeUnderTheNameOfADeadOneKeepsItsLocks(t *testing.T) {
+	r := newRig(t)
+	o, disk := guest(1, 1), r.disk("a", lockspace.Exclusive)
+	for range 30 {
+		r.mustAcquire(o, disk)
+		end := r.run(o, disk)
+		r.close()
+		end()
+		// The watch of the dead process and the mender run beside the new life's call.
+		table, err := leases.Open(r.path, hclog.NewNullLogger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Table = table
+		r.mustAcquire(o, disk)
+		if err := r.Recovered(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.expect(map[string]leases.State{"a": leases.Held})
+		end = r.run(o, disk)
+		end()
+		r.mustAcquire(o, disk)
+		pause()
+		r.expect(map[string]leases.State{"a": leases.Held})
+		if n, err := r.Release(t.Context(), o, nil); n != 1 || err != nil {
+			t.Fatalf("release ended %d leases, error %v", n, err)
+		}
+	}
+}
+
+func TestSharedLockIsNamedAfterWhoeverIsLeft(t *testing.T) {
+	r := newRig(t)
+	image := filepath.Join(r.dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alias := filepath.Join(r.dir, "alias")
+	if err := os.Symlink(image, alias); err != nil {
+		t.Fatal(err)
+	}
+	shared := lockspace.ForDisk("", image, lockspace.Shared)
+	r.mustAcquire(guest(1, 1), shared)
+	r.mustAcquire(guest(2, 1), shared)
+	if _, err := r.Release(t.Context(), guest(2, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	err := r.acquire(guest(3, 1), lockspace.ForDisk("", alias, lockspace.Exclusive))
+	var busy *leases.BusyError
+	if !errors.As(err, &busy) || busy.Holder == nil || busy.Holder.Name != "guest1" {
+		t.Errorf("Acquire of an alias: %v", err)
+	}
+}
+
 func TestClosedTableRefuses(t *testing.T) {
 	r := newRig(t)
 	r.close()

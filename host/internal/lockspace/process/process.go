@@ -93,6 +93,13 @@ func (p *Process) Wait(ctx context.Context) error {
 	return nil
 }
 
+// Exited reports whether the process has exited. A Process that is closed has not, as far as anybody can tell.
+func (p *Process) Exited() bool {
+	gone := false
+	err := p.control(func(fd int) error { gone = exited(fd); return nil })
+	return err == nil && gone
+}
+
 // Signal sends a signal; a process that is gone is no error.
 func (p *Process) Signal(sig unix.Signal) error {
 	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })

@@ -46,6 +46,7 @@ func ended(s pb.State) bool { return s == pb.State_STATE_SHUTOFF || s == pb.Stat
 // finish clears away a guest that has ended: locks, record, id. Events before the end carry its id, those from the end on none.
 func (j *job) finish(s *state, c *pb.Change) error {
 	before := s.View
+	j.d.inv.cfg.Log.Debug("guest has ended", "guest", s.Name, "gen", s.Generation, "phase", s.phase, "during", j.what, "reason", c.GetReason())
 	j.unlease(s)
 	s.phase, s.ID, s.handle, s.PID = catalog.Inactive, inactiveID, nil, 0
 	s.State, s.Reason, s.Unknown = State(c.State), c.Reason, false

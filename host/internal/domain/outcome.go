@@ -19,32 +19,34 @@ const (
 	orphaned
 )
 
-// outcomeOf reads an error of a call to a driver.
+// outcomeOf reads an error of a call to a driver. What the supervisor says of the call (CallInfo) goes before everything else: it
+// also puts a libvirt error into what it reports of a driver that died.
 func outcomeOf(err error) outcome {
 	st, ok := status.FromError(err)
 	if !ok {
 		return refused
 	}
-	var told basev1.Outcome
+	told, answered := basev1.Outcome_OUTCOME_UNSPECIFIED, false
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *basev1.VirError:
-			return refused
+			answered = true
 		case *basev1.CallInfo:
 			told = d.Outcome
 		}
 	}
-	if told == basev1.Outcome_OUTCOME_NOT_SENT || told == basev1.Outcome_OUTCOME_NOT_APPLIED {
+	late := st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
+	switch told {
+	case basev1.Outcome_OUTCOME_NOT_SENT, basev1.Outcome_OUTCOME_NOT_APPLIED:
 		return refused
+	case basev1.Outcome_OUTCOME_UNSPECIFIED:
+		if answered || !late && st.Code() != codes.Unavailable {
+			return refused
+		}
+	case basev1.Outcome_OUTCOME_APPLIED, basev1.Outcome_OUTCOME_UNKNOWN:
 	}
-	switch st.Code() {
-	case codes.DeadlineExceeded, codes.Canceled:
+	if late {
 		return slow
-	case codes.Unavailable:
-		return orphaned
 	}
-	if told != basev1.Outcome_OUTCOME_UNSPECIFIED {
-		return orphaned
-	}
-	return refused
+	return orphaned
 }

@@ -68,6 +68,7 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 		return fmt.Errorf("recover guest %q: %w", s.Name, err)
 	}
 	d.recovered = incarnation
+	d.inv.cfg.Log.Debug("driver was asked for guest", "guest", s.Name, "gen", s.Generation, "phase", s.phase, "verdict", rsp.Verdict)
 	switch rsp.Verdict {
 	case pb.Verdict_VERDICT_RUNNING:
 		return j.found(&s, rsp, req.Xml)

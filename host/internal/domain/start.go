@@ -57,6 +57,7 @@ func (j *job) start(s *state, xml string, flags uint32) error {
 		j.d.recovered = i.cfg.Incarnation()
 		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
 	}
+	i.cfg.Log.Debug("start failed", "guest", s.Name, "gen", s.Generation, "outcome", outcomeOf(err), "error", err)
 	if outcomeOf(err) == refused {
 		return errors.Join(err, j.abandon(s))
 	}
@@ -138,6 +139,7 @@ func (j *job) resolveStart(s *state, cause error) error {
 		return verr.New(verr.OperationFailed, "start of domain '%s': %w; what became of it is not known yet", s.Name, cause)
 	}
 	j.d.recovered = j.d.inv.cfg.Incarnation()
+	j.d.inv.cfg.Log.Debug("driver was asked for a lost start", "guest", s.Name, "gen", s.Generation, "verdict", rsp.Verdict)
 	switch rsp.Verdict {
 	case pb.Verdict_VERDICT_RUNNING:
 		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -62,6 +63,7 @@ type Host struct {
 	machine     *node.Host
 	locks       *lockclient.Client
 	debts       debts
+	settled     atomic.Int64 // pid of the lock daemon that knows all guests
 	drivers     []*driver
 	inventories []*domain.Inventory
 	router      *connection.Router
@@ -174,6 +176,9 @@ func (h *Host) close() error {
 	return errors.Join(errs...)
 }
 
+// idlePause is the time between two looks at a lock daemon that is to end.
+const idlePause = 10 * time.Millisecond
+
 // keepLockDaemon keeps a lock daemon running until the context ends, and then ends one of ours that holds nothing.
 func (h *Host) keepLockDaemon(ctx context.Context) error {
 	l := h.cfg.Layout
@@ -200,6 +205,11 @@ func (h *Host) endIdleLockDaemon() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	st, err := h.locks.Status(ctx)
+	for err == nil && st.Clients > 1 && ctx.Err() == nil {
+		// The keeper's own connection has ended, but the daemon may not have seen that yet.
+		time.Sleep(idlePause)
+		st, err = h.locks.Status(ctx)
+	}
 	if err != nil || st.Held+st.Unproven+st.Lost > 0 || st.Clients > 1 {
 		return
 	}

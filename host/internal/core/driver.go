@@ -14,6 +14,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/host/internal/images"
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 	"github.com/lodgevirt/lodge/host/internal/node"
 	"github.com/lodgevirt/lodge/host/internal/supervise"
@@ -133,13 +134,21 @@ func (d *driver) connect() error {
 		}
 		conn := connection.New(connection.Config{
 			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: inv, Seeds: m.Seeds,
-			Plugin: d.plugin, Host: h.machine,
+			Images: d.images(inv), Plugin: d.plugin, Host: h.machine,
 		})
 		h.router.Add(conn, paths[1:]...)
 		h.inventories = append(h.inventories, inv)
 		d.served = append(d.served, &served{conn, inv, inv.Watcher()})
 	}
 	return nil
+}
+
+// images are the storage pools of a connection: folders of this machine, for guests whose disks are here.
+func (d *driver) images(inv *domain.Inventory) *images.Pools {
+	if d.manifest.Disks != manifest.DisksLocal {
+		return nil
+	}
+	return images.New(inv.DiskFolders)
 }
 
 // paths orders a driver's connections: root is served by "system", whatever it asks for, and a user by "session" alone.

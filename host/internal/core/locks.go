@@ -11,6 +11,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // diskLocks are the locks of disks, kept by the lock daemon.
@@ -40,6 +41,10 @@ func (l diskLocks) Acquire(ctx context.Context, o domain.Owner, disks []domain.L
 	}
 	leases, err := l.client.Acquire(ctx, owner(o, 0, 0), resources)
 	if err != nil {
+		if verr.From(err).Domain != verr.FromLocking {
+			// The daemon has not answered, and may still grant what nobody waits for any more.
+			l.debts.add(life{o.UUID, o.Generation})
+		}
 		return nil, err
 	}
 	held := make([]domain.HeldLock, len(leases))
@@ -136,7 +141,7 @@ func (noLocks) Release(context.Context, domain.Owner) error                   { 
 
 // settleLocks compares what a lock daemon that has just come up knows with what lives: it hears of the guests' processes, and leases
 // of lives that never came about are freed. Leases of a process are left to the daemon, which sees the process end.
-func (h *Host) settleLocks(ctx context.Context, _ lockclient.Status) error {
+func (h *Host) settleLocks(ctx context.Context, daemon lockclient.Status) error {
 	leases, err := h.locks.List(ctx)
 	if err != nil {
 		return err
@@ -159,6 +164,7 @@ func (h *Host) settleLocks(ctx context.Context, _ lockclient.Status) error {
 	for _, inv := range h.inventories {
 		inv.Reaffirm(ctx)
 	}
+	h.settled.Store(int64(daemon.PID))
 	return nil
 }
 

@@ -42,7 +42,8 @@ func (h *Host) Overview(ctx context.Context) *adminv1.GetStatusResponse {
 	ctx, cancel := context.WithTimeout(ctx, lockStatusWait)
 	defer cancel()
 	if l, err := h.locks.Status(ctx); err == nil {
-		st.LockdReady, st.LockdPid, st.Locks = true, int32(l.PID), uint32(l.Held+l.Unproven)
+		st.LockdPid, st.Locks = int32(l.PID), uint32(l.Held+l.Unproven)
+		st.LockdReady = h.settled.Load() == int64(l.PID)
 	}
 	return st
 }

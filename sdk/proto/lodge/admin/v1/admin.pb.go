@@ -71,7 +71,7 @@ type GetStatusResponse struct {
 	Pid int32 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	// When it started.
 	Started *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`
-	// Whether the lock daemon answers.
+	// Whether the lock daemon answers and knows the locks of all guests again.
 	LockdReady bool `protobuf:"varint,4,opt,name=lockd_ready,json=lockdReady,proto3" json:"lockd_ready,omitempty"`
 	// Process of the lock daemon.
 	LockdPid int32 `protobuf:"varint,5,opt,name=lockd_pid,json=lockdPid,proto3" json:"lockd_pid,omitempty"`

@@ -40,7 +40,8 @@ var ErrClosed = errors.New("lock client is closed")
 
 // Client is a connection to the lock daemon that comes back by itself.
 type Client struct {
-	path string
+	path    string
+	dialing chan struct{} // holds a token while somebody connects
 
 	mu     sync.Mutex
 	conn   *conn
@@ -48,7 +49,7 @@ type Client struct {
 }
 
 // New returns a client of the daemon at a socket's path. It does not connect yet.
-func New(path string) *Client { return &Client{path: path} }
+func New(path string) *Client { return &Client{path: path, dialing: make(chan struct{}, 1)} }
 
 // Close ends the connection; calls under way fail with ErrClosed.
 func (c *Client) Close() {
@@ -73,13 +74,17 @@ func (c *Client) call(ctx context.Context, procedure int32, args, ret any, files
 	if err != nil {
 		return nil, fmt.Errorf("encode call %d to the lock daemon: %w", procedure, err)
 	}
+	var cause error
 	for wait := firstPause; ; wait = min(2*wait, lastPause) {
 		f, err := c.try(ctx, procedure, payload, files)
 		if err == nil {
 			return finish(f, ret)
 		}
+		if cause == nil || ctx.Err() == nil {
+			cause = err // what happens once the context has ended tells nothing about the daemon
+		}
 		if errors.Is(err, ErrClosed) || errors.Is(err, rpc.ErrTooLarge) || ctx.Err() != nil {
-			return nil, fmt.Errorf("call the lock daemon at %q: %w", c.path, errors.Join(ctx.Err(), err))
+			return nil, fmt.Errorf("call the lock daemon at %q: %w", c.path, errors.Join(ctx.Err(), cause))
 		}
 		pause(ctx, wait)
 	}
@@ -126,35 +131,43 @@ func remote(payload []byte) error {
 	return e.Err()
 }
 
-// connect returns the connection, made anew if there is none.
+// connect returns the connection, made anew by one of the callers if there is none.
 func (c *Client) connect(ctx context.Context) (*conn, error) {
-	c.mu.Lock()
-	current, closed := c.conn, c.closed
-	c.mu.Unlock()
-	if closed {
-		return nil, ErrClosed
+	if current, err := c.current(); current != nil || err != nil {
+		return current, err
 	}
-	if current != nil {
-		return current, nil
+	select {
+	case c.dialing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-c.dialing }()
+	if current, err := c.current(); current != nil || err != nil {
+		return current, err
 	}
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "unix", c.path)
 	if err != nil {
 		return nil, err
 	}
-	fresh := newConn(raw)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn != nil || c.closed {
-		// Somebody else was faster.
-		go fresh.close(ErrClosed)
-		if c.closed {
-			return nil, ErrClosed
-		}
-		return c.conn, nil
+	if c.closed {
+		raw.Close()
+		return nil, ErrClosed
 	}
-	c.conn = fresh
-	return fresh, nil
+	c.conn = newConn(raw)
+	return c.conn, nil
+}
+
+// current returns the connection, or nil if there is none now.
+func (c *Client) current() (*conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	return c.conn, nil
 }
 
 // drop forgets a connection that failed.

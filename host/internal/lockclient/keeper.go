@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 )
 
 const (
@@ -25,6 +23,8 @@ const (
 	lastBackoff  = 2 * time.Second
 	// healthy is how long a daemon has to live for the backoff to start anew.
 	healthy = 2 * time.Second
+	// settlePause is the least time between two calls of OnReady.
+	settlePause = time.Second
 )
 
 // KeeperConfig says how a Keeper works.
@@ -37,23 +37,49 @@ type KeeperConfig struct {
 	LogFile string
 	// Log is where to log.
 	Log hclog.Logger
-	// OnReady is called whenever a daemon answers that did not answer before, so that its leases can be compared and adopted. The
-	// context ends when that daemon does. An error is logged.
+	// OnReady is called whenever a daemon answers that did not answer before, so that its leases can be compared and adopted, and
+	// again after Settle, or a while after it failed. The context ends when that daemon does. An error is logged.
 	OnReady func(ctx context.Context, status Status) error
+	// CheckEvery is the pause between two questions whether the daemon is well, and CheckTimeout how long it may take to answer; 0
+	// is 2 s and 5 s.
+	CheckEvery, CheckTimeout time.Duration
 }
 
 // Keeper keeps a lock daemon running beside the core. A daemon that serves the socket already, such as a service of the system's, is
 // only watched. The daemon is nobody's child in spirit: it has its own session, no pipe to the core, and lives on when the
 // core ends in any way. Two daemons at a time are prevented by the daemon itself, which locks its pid file.
+//
+// A daemon that hangs is killed if it runs this keeper's command, whichever core started it: the next one takes the locks back,
+// and no guest notices. One that runs anything else is reported only. Settle is safe concurrently; Run is called once.
 type Keeper struct {
 	cfg KeeperConfig
+	// asker has a connection of its own, so that slow calls on the client's do not make a daemon look as if it hung.
+	asker *Client
+	again chan struct{} // asks for another OnReady
 }
 
 // NewKeeper returns a keeper, which does nothing before Run.
-func NewKeeper(cfg KeeperConfig) *Keeper { return &Keeper{cfg: cfg} }
+func NewKeeper(cfg KeeperConfig) *Keeper {
+	if cfg.CheckEvery <= 0 {
+		cfg.CheckEvery = checkEvery
+	}
+	if cfg.CheckTimeout <= 0 {
+		cfg.CheckTimeout = checkTimeout
+	}
+	return &Keeper{cfg: cfg, asker: New(cfg.Client.path), again: make(chan struct{}, 1)}
+}
+
+// Settle asks for another call of OnReady soon, such as after a release that failed. It does not wait.
+func (k *Keeper) Settle() {
+	select {
+	case k.again <- struct{}{}:
+	default: // asked for already
+	}
+}
 
 // Run keeps the daemon running until the context ends, and leaves it running then. It returns the context's error.
 func (k *Keeper) Run(ctx context.Context) error {
+	defer k.asker.Close()
 	backoff := firstBackoff
 	for ctx.Err() == nil {
 		begun := time.Now()
@@ -93,22 +119,41 @@ func (k *Keeper) once(ctx context.Context) (answered bool, err error) {
 		cancel()
 	}()
 	k.cfg.Log.Debug("lock daemon answers", "pid", status.PID, "held", status.Held, "unproven", status.Unproven, "lost", status.Lost)
-	if k.cfg.OnReady != nil {
-		if err := k.cfg.OnReady(ctx, status); err != nil && ctx.Err() == nil {
-			k.cfg.Log.Error("cannot settle locks with the lock daemon", "error", err)
-		}
-	}
+	k.settle(ctx, status)
 	return true, <-gone
 }
 
-// probe asks a daemon that may be there, and does not wait for one to come.
+// settle calls OnReady until it succeeds, and whenever Settle is called, until the daemon is gone.
+func (k *Keeper) settle(ctx context.Context, status Status) {
+	if k.cfg.OnReady == nil {
+		return
+	}
+	for {
+		if err := k.cfg.OnReady(ctx, status); err == nil {
+			select {
+			case <-k.again:
+			case <-ctx.Done():
+			}
+		} else if ctx.Err() == nil {
+			k.cfg.Log.Error("cannot settle locks with the lock daemon", "error", err)
+		}
+		if pause(ctx, settlePause); ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// probe asks a daemon that may be there, and does not wait for one to come. One that hangs is ended.
 func (k *Keeper) probe(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	status, err := k.cfg.Client.ask(ctx)
-	if err != nil && ctx.Err() == nil {
+	status, err := k.asker.ask(probe)
+	if err != nil && probe.Err() == nil {
 		// The connection may have been left over from a daemon that has died; the next one is new.
-		status, err = k.cfg.Client.ask(ctx)
+		status, err = k.asker.ask(probe)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errors.Join(err, k.endHung(ctx))
 	}
 	return status, err
 }
@@ -134,7 +179,7 @@ func (k *Keeper) start(ctx context.Context) (Status, error) {
 		cancel()
 	}()
 	k.cfg.Log.Info("lock daemon started", "pid", cmd.Process.Pid)
-	status, err := k.cfg.Client.Status(ctx)
+	status, err := k.asker.Status(ctx)
 	select {
 	case cause := <-ended:
 		if err != nil {
@@ -153,21 +198,4 @@ func (k *Keeper) output() string {
 		return os.DevNull
 	}
 	return k.cfg.LogFile
-}
-
-// watch waits until the daemon's process has ended.
-func (k *Keeper) watch(ctx context.Context, status Status) error {
-	id, err := process.Find(int32(status.PID))
-	if err != nil {
-		return fmt.Errorf("watch lock daemon: %w", err)
-	}
-	p, err := process.Open(id)
-	if err != nil {
-		return fmt.Errorf("watch lock daemon: %w", err)
-	}
-	defer p.Close()
-	if err := p.Wait(ctx); err != nil {
-		return err
-	}
-	return fmt.Errorf("lock daemon with pid %d: %w", status.PID, process.ErrGone)
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"libvirt.org/go/libvirtxml"
@@ -34,7 +35,7 @@ func (s *start) build(ctx context.Context, def *libvirtxml.Domain) (*cmdline.Com
 	}
 	settings := s.driver.core.Settings()
 	plan := cmdline.Plan{
-		ID: int(s.req.GetId()), RuntimeDir: string(s.life.folder), StateDir: settings.StateDir, LogDir: settings.LogDir,
+		ID: int(s.req.GetId()), RuntimeDir: s.life.folder.path(ownName), StateDir: settings.StateDir, LogDir: settings.LogDir,
 		Env: s.driver.env(b), HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
 		MonitorFD: monitorFD,
 	}
@@ -91,10 +92,7 @@ func (images) Backing(path, format string) (*cmdline.Backing, error) {
 // furnish makes what the command needs beside QEMU.
 func (s *start) furnish(ctx context.Context, owner *process.Owner) error {
 	for _, dir := range s.cmd.Folders {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make folder for guest: %w", err)
-		}
-		if err := give(owner, dir); err != nil {
+		if err := s.makeFolder(dir, owner); err != nil {
 			return err
 		}
 	}
@@ -102,16 +100,46 @@ func (s *start) furnish(ctx context.Context, owner *process.Owner) error {
 		if err := copyFile(c.From, c.To); err != nil {
 			return fmt.Errorf("make %q from its template: %w", c.To, err)
 		}
-		if err := give(owner, c.To); err != nil {
-			return err
-		}
+	}
+	if err := s.giveFiles(); err != nil {
+		return err
 	}
 	for _, h := range s.cmd.Helpers {
+		if err := s.makeLog(h, owner); err != nil {
+			return err
+		}
 		if err := s.help(ctx, h, owner); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeFolder makes a folder. One that has the guest's name in its path is its user's, one that all guests share can only be passed.
+func (s *start) makeFolder(dir string, owner *process.Owner) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("make folder for guest: %w", err)
+	}
+	if !strings.Contains(dir, s.life.ref.GetUuid()) {
+		return nil
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("make folder for guest: %w", err)
+	}
+	return give(owner, dir)
+}
+
+// makeLog makes the log that a helper can't make itself, being another user.
+func (s *start) makeLog(h cmdline.Helper, owner *process.Owner) error {
+	if owner == nil {
+		return nil
+	}
+	path := filepath.Join(s.driver.core.Settings().LogDir, s.life.ref.GetUuid()+"-"+h.Name+".log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("make log of %s: %w", h.Name, err)
+	}
+	return errors.Join(f.Chown(int(owner.UID), int(owner.GID)), f.Close())
 }
 
 // maxTemplate bounds a template for a guest's own file, in bytes.

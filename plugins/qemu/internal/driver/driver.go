@@ -22,6 +22,7 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/capabilities"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/ownership"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/probe"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	"github.com/lodgevirt/lodge/sdk/cgroup"
@@ -46,6 +47,7 @@ type Driver struct {
 	reporter *capabilities.Reporter
 	ports    ports
 	scanner  process.Scanner
+	keeper   ownership.Keeper
 
 	// mu guards lives and what of a life says so. Nothing waits while it is held.
 	mu    sync.Mutex
@@ -75,6 +77,7 @@ type life struct {
 	xml   string
 
 	consoles consoles
+	keeper   *ownership.Keeper
 	// helped says that processes beside QEMU serve the guest.
 	helped bool
 }
@@ -134,7 +137,7 @@ func (d *Driver) newLife(ref *pb.Guest, group string) (*life, error) {
 		group = filepath.Join(settings.CgroupParent, cgroupName(ref))
 	}
 	return &life{
-		ref: ref, cgroup: group, folder: dir, settled: make(chan struct{}),
+		ref: ref, cgroup: group, folder: dir, settled: make(chan struct{}), keeper: &d.keeper,
 		log: d.log.With("guest", ref.GetName(), "gen", ref.GetGeneration()),
 	}, nil
 }
@@ -239,6 +242,7 @@ func (l *life) clean() {
 			l.log.Warn("helpers of guest not ended", "error", err)
 		}
 	}
+	l.takeBackFiles()
 	if err := os.RemoveAll(string(l.folder)); err != nil {
 		l.log.Warn("folder of guest not removed", "error", err)
 	}

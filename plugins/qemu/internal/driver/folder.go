@@ -26,6 +26,9 @@ const (
 	memoryName  = "state.json"
 	groupName   = "cgroup"
 	helpersName = "helpers"
+	givenName   = "given"
+	// ownName is the folder of QEMU itself. Nothing else may be writable for the guest's user: what we write must be ours.
+	ownName = "own"
 )
 
 // maxLiveXML bounds a live XML that is read back, in bytes.
@@ -38,7 +41,10 @@ func (f folder) path(name string) string { return filepath.Join(string(f), name)
 
 // make creates the folder, and leaves in it what Recover can't know. It returns fs.ErrExist if this life was begun before.
 func (f folder) make(group string) error {
-	if err := os.Mkdir(string(f), 0o700); err != nil {
+	if err := os.Mkdir(string(f), 0o711); err != nil {
+		return fmt.Errorf("make folder of guest: %w", err)
+	}
+	if err := os.Mkdir(f.path(ownName), 0o700); err != nil {
 		return fmt.Errorf("make folder of guest: %w", err)
 	}
 	return f.write(groupName, []byte(group))

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
@@ -14,8 +15,9 @@ import (
 // ConfigKeys are the keys of the driver's own table.
 func ConfigKeys() []*basev1.ConfigKey {
 	return []*basev1.ConfigKey{
-		{Name: "user", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "user that QEMU runs as, by name or number; the driver's own if empty"},
-		{Name: "group", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "group that QEMU runs as; the user's own if empty"},
+		{Name: "user", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "user that QEMU runs as, by name or +number; the driver's own if empty"},
+		{Name: "group", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "group that QEMU runs as, by name or +number; the user's own if empty"},
+		{Name: "dynamic_ownership", Kind: basev1.ValueKind_VALUE_KIND_BOOLEAN, Help: "whether a guest's files belong to that user while the guest lives; true if not set"},
 	}
 }
 
@@ -25,6 +27,8 @@ type Config struct {
 	User string `json:"user"`
 	// Group is the group; empty for the user's.
 	Group string `json:"group"`
+	// DynamicOwnership says whether a guest's files belong to the user while the guest lives; nil is true.
+	DynamicOwnership *bool `json:"dynamic_ownership"`
 }
 
 func (d *Driver) config() (Config, error) {
@@ -39,13 +43,20 @@ func (d *Driver) config() (Config, error) {
 	return c, nil
 }
 
-// runsAs returns whom QEMU shall run as, nil for the plugin's own user. Only root can choose.
+// runsAs returns whom guests run as whose definition names nobody, nil for the plugin's own user. Only root can choose.
 func (d *Driver) runsAs() (*process.Owner, error) {
 	c, err := d.config()
-	if err != nil || c.User == "" || os.Geteuid() != 0 {
+	if err != nil || os.Geteuid() != 0 {
 		return nil, err
 	}
-	o, err := lookup(c)
+	return c.owner()
+}
+
+func (c Config) owner() (*process.Owner, error) {
+	if c.User == "" {
+		return nil, nil
+	}
+	o, err := lookup(c.User, c.Group)
 	if err != nil {
 		return nil, fmt.Errorf("find user of guests: %w", err)
 	}
@@ -65,26 +76,26 @@ func give(o *process.Owner, paths ...string) error {
 	return nil
 }
 
-func lookup(c Config) (*process.Owner, error) {
-	u, err := user.Lookup(c.User)
+// lookup finds a user, and a group or the user's own, by name or number; "+" says that it is a number.
+func lookup(name, group string) (*process.Owner, error) {
+	u, err := lookupUser(name)
 	if err != nil {
-		if u, err = user.LookupId(c.User); err != nil {
+		return nil, err
+	}
+	gid := u.Gid
+	if group != "" {
+		if gid, err = lookupGroup(group); err != nil {
 			return nil, err
 		}
 	}
-	gid := u.Gid
-	if c.Group != "" {
-		g, err := user.LookupGroup(c.Group)
-		if err != nil {
-			if g, err = user.LookupGroupId(c.Group); err != nil {
-				return nil, err
-			}
-		}
-		gid = g.Gid
+	if gid == "" {
+		return nil, fmt.Errorf("user %s has no group of its own", name)
 	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, err
+	ids := []string{gid}
+	if u.Username != "" {
+		if ids, err = u.GroupIds(); err != nil {
+			return nil, err
+		}
 	}
 	groups, err := numbers(append(ids, u.Uid, gid)...)
 	if err != nil {
@@ -92,6 +103,36 @@ func lookup(c Config) (*process.Owner, error) {
 	}
 	n := len(groups)
 	return &process.Owner{UID: groups[n-2], GID: groups[n-1], Groups: groups[:n-2]}, nil
+}
+
+// lookupUser returns a user with a number alone for a number that nobody has.
+func lookupUser(name string) (*user.User, error) {
+	number, must := strings.CutPrefix(name, "+")
+	if !must {
+		if u, err := user.Lookup(name); err == nil {
+			return u, nil
+		}
+	}
+	if _, err := numbers(number); err != nil {
+		return nil, user.UnknownUserError(name)
+	}
+	if u, err := user.LookupId(number); err == nil {
+		return u, nil
+	}
+	return &user.User{Uid: number}, nil
+}
+
+func lookupGroup(name string) (gid string, err error) {
+	number, must := strings.CutPrefix(name, "+")
+	if !must {
+		if g, err := user.LookupGroup(name); err == nil {
+			return g.Gid, nil
+		}
+	}
+	if _, err := numbers(number); err != nil {
+		return "", user.UnknownGroupError(name)
+	}
+	return number, nil
 }
 
 func numbers(texts ...string) ([]uint32, error) {

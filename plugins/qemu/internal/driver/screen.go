@@ -75,7 +75,7 @@ func (l *life) screen(number uint32) (map[string]any, error) {
 // giveTo lets the guest's QEMU write into a file of ours.
 func (l *life) giveTo(f *os.File) error {
 	var st unix.Stat_t
-	if err := unix.Stat(string(l.folder), &st); err != nil {
+	if err := unix.Stat(l.folder.path(ownName), &st); err != nil {
 		return fmt.Errorf("give file to qemu: %w", err)
 	}
 	if int(st.Uid) == os.Geteuid() {

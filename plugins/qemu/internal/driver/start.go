@@ -69,6 +69,7 @@ type start struct {
 	said int64
 
 	ports   promise
+	label   label
 	cmd     *cmdline.Command
 	process *process.Process
 	monitor *qmp.Client
@@ -116,9 +117,13 @@ func (s *start) prepare(ctx context.Context) error {
 	if info, err := s.log.Stat(); err == nil {
 		s.said = info.Size()
 	}
+	if s.label, err = s.driver.labelOf(def); err != nil {
+		return err
+	}
 	if s.cmd, err = s.build(ctx, def); err != nil {
 		return err
 	}
+	s.label.show(s.cmd.Live)
 	return s.takeLeases(ctx)
 }
 
@@ -151,11 +156,8 @@ func openLog(dir string, ref *pb.Guest) (*os.File, error) {
 }
 
 func (s *start) launch(ctx context.Context) error {
-	owner, err := s.driver.runsAs()
-	if err != nil {
-		return err
-	}
-	if err := give(owner, string(s.life.folder), s.life.folder.path(monitorName)); err != nil {
+	owner := s.label.owner
+	if err := give(owner, s.life.folder.path(ownName)); err != nil {
 		return err
 	}
 	if err := s.furnish(ctx, owner); err != nil {
@@ -179,7 +181,7 @@ func (s *start) launch(ctx context.Context) error {
 
 // environment is that of every process of a guest; nothing of the plugin's own reaches them.
 func (s *start) environment() []string {
-	return []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + string(s.life.folder)}
+	return []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.life.folder.path(ownName)}
 }
 
 // group makes the guest's control group, as far as the host lets us.

@@ -30,6 +30,9 @@ var (
 // together is how many connections the figures for many clients use.
 const together = 16
 
+// settle is how long a daemon is left alone before it is killed.
+const settle = time.Second
+
 // guests is how many guests run when the daemon is killed.
 const guests = 10
 
@@ -233,6 +236,8 @@ func (m *meter) restart(ctx context.Context) error {
 	}
 	var times []time.Duration
 	for range m.plan.repeat {
+		// libvirtd loses guests that it has not finished reconnecting to.
+		time.Sleep(settle)
 		if err := m.t.kill(ctx); err != nil {
 			return err
 		}

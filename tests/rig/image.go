@@ -97,7 +97,11 @@ func findKernel(root string) (kernel, library string, err error) {
 		}
 		kernel = slices.Max(images)
 		release := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
-		return kernel, filepath.Join(top, "lib", "modules", release), nil
+		library = filepath.Join(top, "lib", "modules", release)
+		if _, err := os.Stat(library); err != nil {
+			library = filepath.Join(top, "usr", "lib", "modules", release)
+		}
+		return kernel, library, nil
 	}
 	return "", "", fmt.Errorf("%w: nothing in build/kernel/boot nor in /boot", ErrNoGuest)
 }

@@ -39,6 +39,9 @@ func (s *start) build(ctx context.Context, def *libvirtxml.Domain) (*cmdline.Com
 		Env: s.driver.env(b), HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
 		MonitorFD: monitorFD,
 	}
+	if plan.TapFDs, err = s.openTaps(def); err != nil {
+		return nil, err
+	}
 	for _, d := range s.req.GetResolved().GetDisks() {
 		if d.GetPath() != "" {
 			plan.Disks[d.GetTarget()] = d.GetPath()

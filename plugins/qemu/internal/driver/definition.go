@@ -25,6 +25,9 @@ func (d *Driver) Validate(ctx context.Context, req *pb.ValidateRequest) (*pb.Val
 	if err != nil {
 		return nil, err
 	}
+	if err := checkTaps(def); err != nil {
+		return nil, err
+	}
 	if err := domxml.Complete(def); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,9 @@ type console struct {
 	count int
 	line  []byte
 	conn  *libvirt.Libvirt
+	// err is why reading ended last, at the time ended.
 	err   error
+	ended time.Time
 }
 
 // watchConsole starts reading the console.
@@ -35,7 +37,7 @@ func watchConsole(host *rig.Host) *console {
 		for {
 			err := c.read()
 			c.mu.Lock()
-			c.err = err
+			c.err, c.ended = err, time.Now()
 			c.mu.Unlock()
 			select {
 			case <-c.stop:
@@ -98,7 +100,8 @@ func (c *console) Await(ctx context.Context, want int, patience time.Duration) e
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return fmt.Errorf("the guest's console stands at %d, want %d: %w", c.count, want, c.err)
+			return fmt.Errorf("the guest's console stands at %d, want %d; reading it ended last %.1f s ago: %w",
+				c.count, want, time.Since(c.ended).Seconds(), c.err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

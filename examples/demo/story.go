@@ -103,7 +103,8 @@ func (s *story) boot(ctx context.Context) (err error) {
 func (s *story) counts(ctx context.Context, steps int, since time.Time) error {
 	from := max(s.console.Count(), 0)
 	if err := s.console.Await(ctx, from+steps, patience); err != nil {
-		return fmt.Errorf("%w (QEMU lives: %v)", err, s.guest.Alive())
+		state, _ := s.virsh(ctx, "domstate", "--reason", guestName) // It may not answer, which is said by the empty text.
+		return fmt.Errorf("%w (QEMU lives: %v, virsh calls it %q)", err, s.guest.Alive(), strings.TrimSpace(state))
 	}
 	say("the guest counts on its console: %d after %.1f s", s.console.Count(), time.Since(since).Seconds())
 	return nil

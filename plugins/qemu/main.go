@@ -8,7 +8,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/plugin"
 )
 
-// version is set by the linker.
-var version = "0.0.0"
+// version is the driver's own.
+const version = "0.1.0"
 
 func main() { plugin.Serve(driver.Plugin(version)) }

@@ -137,7 +137,11 @@ func (h *Host) Run(ctx context.Context) error {
 		g.Go(func() error { return h.payDebts(gctx) })
 	}
 	for _, d := range h.drivers {
-		g.Go(func() error { return ended(d.plugin.Run(gctx)) })
+		g.Go(func() error {
+			err := ended(d.plugin.Run(gctx))
+			d.work.Wait()
+			return err
+		})
 		if slices.ContainsFunc(d.inventories(), func(i *domain.Inventory) bool { return i.Waiting(h.bootID) }) {
 			d.plugin.Start()
 		}

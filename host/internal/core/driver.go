@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,8 @@ type driver struct {
 	served   []*served
 	// incarnation is the generation of the process that the guests are being recovered by.
 	incarnation atomic.Uint64
+	// work are the goroutines that look after the guests of a process; they end with it.
+	work sync.WaitGroup
 }
 
 // served is one connection of a driver.
@@ -227,9 +230,9 @@ func (d *driver) recover(ctx context.Context, conn grpc.ClientConnInterface, gen
 		if err := s.domains.Recover(ctx, client); err != nil {
 			d.log().Error("guests could not be recovered", "uri", s.conn.URI, "error", err)
 		}
-		go s.follow(ctx, d, client, stream)
-		go s.settle(ctx, d, client)
-		go s.mend(ctx)
+		d.work.Go(func() { s.follow(ctx, d, client, stream) })
+		d.work.Go(func() { s.settle(ctx, d, client) })
+		d.work.Go(func() { s.mend(ctx) })
 	}
 	return nil
 }
@@ -238,27 +241,35 @@ func (d *driver) log() hclog.Logger { return d.host.cfg.Log.With("plugin", d.man
 
 // follow hands the driver's events to the guests for as long as the process lives.
 func (s *served) follow(ctx context.Context, d *driver, client pb.DriverServiceClient, stream domain.WatchStream) {
-	for {
+	for stream != nil {
 		err := s.watcher.Follow(stream)
-		for {
-			if ctx.Err() != nil || d.incarnation.Load() != d.plugin.Status().Generation {
-				return
-			}
-			d.log().Warn("watch of guests broke", "uri", s.conn.URI, "error", err)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(rewatchPause):
-			}
-			var resync bool
-			if stream, resync, err = s.watcher.Open(ctx, client); err != nil {
-				continue
-			}
-			if resync {
-				err = s.domains.Recover(ctx, client)
-			}
-			break
+		if ctx.Err() != nil {
+			return
 		}
+		d.log().Warn("watch of guests broke", "uri", s.conn.URI, "error", err)
+		stream = s.rewatch(ctx, d, client)
+	}
+}
+
+// rewatch opens a watch that broke again, and recovers the guests if events were missed. It returns nil when the process is gone.
+func (s *served) rewatch(ctx context.Context, d *driver, client pb.DriverServiceClient) domain.WatchStream {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rewatchPause):
+		}
+		if d.incarnation.Load() != d.plugin.Status().Generation {
+			return nil
+		}
+		stream, resync, err := s.watcher.Open(ctx, client)
+		if err == nil && resync {
+			err = s.domains.Recover(ctx, client)
+		}
+		if err == nil {
+			return stream
+		}
+		d.log().Warn("guests could not be watched again", "uri", s.conn.URI, "error", err)
 	}
 }
 

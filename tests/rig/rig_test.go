@@ -113,23 +113,40 @@ func TestImageBoots(t *testing.T) {
 	if !bytes.HasPrefix(disk, []byte("tick ")) {
 		t.Errorf("the disk begins with %q, want a count", disk[:16])
 	}
-	pressPower(t, monitor)
+	stop := make(chan struct{})
+	pressed := make(chan struct{})
+	go func() {
+		defer close(pressed)
+		pressPower(t, monitor, stop)
+	}()
+	defer func() {
+		close(stop)
+		<-pressed
+	}()
 	_, _ = console.ReadFrom(stdout) // It ends with QEMU, whose exit code says whether all was well.
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the guest did not power off: %v\n%s", err, console.String())
 	}
 }
 
-// pressPower presses the power button through QEMU's monitor.
-func pressPower(t *testing.T, monitor string) {
+// pressPower presses the power button through QEMU's monitor, again and again until it is told to stop: the guest may not listen yet.
+func pressPower(t *testing.T, monitor string, stop <-chan struct{}) {
 	t.Helper()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(t.Context(), "unix", monitor)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	defer conn.Close()
-	if _, err := conn.Write([]byte("system_powerdown\n")); err != nil {
-		t.Fatal(err)
+	for {
+		if _, err := conn.Write([]byte("system_powerdown\n")); err != nil {
+			return // QEMU has ended.
+		}
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Second):
+		}
 	}
 }

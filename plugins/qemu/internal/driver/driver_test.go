@@ -2,7 +2,6 @@ package driver
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -249,49 +248,8 @@ func TestWordsOfAQEMUThatEndsAtOnceReachTheClient(t *testing.T) {
 	r.nothingLeft()
 }
 
-// kernel returns a kernel to boot, and an initramfs whose only program says so on the serial port.
-func kernel(t *testing.T) (vmlinuz, initrd string) {
-	t.Helper()
-	kernels, err := filepath.Glob("/boot/vmlinuz-*")
-	busybox, missing := exec.LookPath("busybox")
-	if err != nil || len(kernels) == 0 || missing != nil {
-		t.Skip("no kernel in /boot, or no busybox")
-	}
-	initrd = filepath.Join(t.TempDir(), "initrd.gz")
-	shell, err := os.ReadFile(busybox)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var archive bytes.Buffer
-	add := func(name string, mode int, content []byte) {
-		fmt.Fprintf(&archive, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", 0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name)+1, 0)
-		archive.WriteString(name + "\x00")
-		archive.Write(make([]byte, -archive.Len()&3))
-		archive.Write(content)
-		archive.Write(make([]byte, -archive.Len()&3))
-	}
-	add("bin", 0o40755, nil)
-	add("bin/busybox", 0o100755, shell)
-	add("init", 0o100755, []byte("#!/bin/busybox sh\necho the guest is up\nwhile read line; do echo \"it said $line\"; [ $line = off ] && /bin/busybox poweroff -f; done\n"))
-	add("TRAILER!!!", 0, nil)
-	f, err := os.Create(initrd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	z := gzip.NewWriter(f)
-	if _, err := z.Write(archive.Bytes()); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return kernels[len(kernels)-1], initrd
-}
-
 func TestLinuxGuestFromStartToItsOwnEnd(t *testing.T) {
+	t.Parallel()
 	vmlinuz, initrd := kernel(t)
 	r := newRigWith(t, `<memory unit='MiB'>128</memory><os><type>hvm</type><kernel>`+vmlinuz+`</kernel><initrd>`+initrd+
 		`</initrd><cmdline>console=ttyS0 quiet</cmdline></os><features><acpi/></features><devices><serial type='pty'/><console type='pty'/></devices>`)
@@ -313,7 +271,7 @@ func TestLinuxGuestFromStartToItsOwnEnd(t *testing.T) {
 	defer console.Close()
 	fmt.Fprintln(console, "hello")
 	expect(t, console, "it said hello")
-	fmt.Fprintln(console, "off")
+	fmt.Fprintln(console, "poweroff -f")
 	events := r.core.WaitEvents(t, 2)
 	if c := events[0].GetChange(); c.GetState() != pb.State_STATE_SHUTDOWN || c.GetEvents()[0].GetLifecycle().GetDetail() != 1 {
 		t.Errorf("first event is %v", c)

@@ -42,6 +42,10 @@ func TestVictim(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, core: core, driver: d, guest: o.Guest, xml: o.XML}
+	// What QEMU can do is asked for once and would take most of the time of the first start.
+	if _, err := d.Validate(t.Context(), &pb.ValidateRequest{Connection: "system", Xml: o.XML}); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(o.Started, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/host/internal/images"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
 	Domains *domain.Inventory
+	// Images are the folders of this machine that are shown as storage pools; nil if guests' disks are not here.
+	Images *images.Pools
 	// Seeds: the driver brings guests at the first use, which the first client waits for.
 	Seeds bool
 	// Plugin carries calls to the driver.
@@ -55,6 +58,8 @@ type Connection struct {
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
 	Domains *domain.Inventory
+	// Images are the folders of this machine that are shown as storage pools; nil if guests' disks are not here.
+	Images *images.Pools
 
 	cfg     Config
 	driver  pb.DriverServiceClient
@@ -69,7 +74,7 @@ type Connection struct {
 func New(cfg Config) *Connection {
 	c := &Connection{
 		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
-		cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
+		Images: cfg.Images, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
 	if !cfg.Seeds || cfg.Domains.Seeded() {
 		c.Settled()

@@ -31,6 +31,8 @@ type Domain struct {
 	inv   *Inventory
 	uuid  uuid.UUID
 	state atomic.Pointer[state]
+	// folders are those of the disks as they were found last.
+	folders atomic.Pointer[diskFolders]
 	// slot holds one token while a job is under way.
 	slot chan struct{}
 	// recovered is the incarnation of the driver that has taken charge of the guest; only the job's holder touches it.

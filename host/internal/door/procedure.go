@@ -31,6 +31,8 @@ const (
 	early
 	// goodbye: the connection ends after the reply.
 	goodbye
+	// local: served only where guests' disks are on this machine.
+	local
 	// message: an event's number, which only the server sends.
 	message
 )

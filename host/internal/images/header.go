@@ -1,0 +1,189 @@
+package images
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+)
+
+// Image is what the header of an image says; whatever it is was perhaps written by a guest.
+type Image struct {
+	// Format is libvirt's name: raw, qcow, qcow2, qed, vmdk, iso.
+	Format string
+	// Size is what a guest sees, in bytes; 0 if the header does not say it, as in raw images.
+	Size uint64
+	// Compat is the version of a qcow2 image as libvirt has it: "0.10" or "1.1".
+	Compat string
+	// ClusterSize of a qcow2 image in bytes.
+	ClusterSize uint64
+	// LazyRefcounts and ExtendedL2 are features of a qcow2 image.
+	LazyRefcounts, ExtendedL2 bool
+	// Backing is the path of the image below as the header has it, "" if there is none or its name is a URL. It is not opened.
+	Backing string
+	// BackingFormat is the format that the header gives the image below, "" if it gives none.
+	BackingFormat string
+}
+
+// layout is where a format's header has the size that a guest sees.
+type layout struct {
+	magic, format string
+	// offset of the size; unit is what it counts, in bytes.
+	offset, unit uint64
+	order        binary.ByteOrder
+}
+
+// layouts are the formats that are told apart by how they begin. Sources: docs/interop/qcow2.rst and docs/interop/qed_spec.rst of
+// QEMU, and VMware's Virtual Disk Format 5.0 for sparse extents.
+var layouts = []layout{
+	{"QFI\xfb", "qcow2", 24, 1, binary.BigEndian},
+	{"QED\x00", "qed", 48, 1, binary.LittleEndian},
+	{"KDMV", "vmdk", 12, 512, binary.LittleEndian},
+}
+
+const (
+	// headerSize is how much of an image is read at first.
+	headerSize = 112
+	// isoOffset is where an ISO 9660 image has its magic, see ECMA-119 8.4.
+	isoOffset = 16*2048 + 1
+	isoMagic  = "CD001"
+	// Versions of qcow images: the first one is a format of its own.
+	qcow1, qcow2, qcow3 = 1, 2, 3
+	// The longest names that the format allows, and how far extensions are read, in bytes.
+	maxBackingName = 1023
+	maxFormatName  = 64
+	maxExtensions  = 64 << 10
+	// Extensions of a qcow2 header.
+	extensionEnd    = 0
+	extensionFormat = 0xe2792aca
+	// Cluster sizes are powers of two with exponents in this range.
+	minClusterBits, maxClusterBits = 9, 21
+)
+
+// Parse reads an image's header. What is no known format, or begins like one and contradicts it, is raw. It fails only if reading does.
+func Parse(r io.ReaderAt) (Image, error) {
+	head, err := readUpTo(r, headerSize, 0)
+	if err != nil {
+		return Image{}, err
+	}
+	for _, l := range layouts {
+		if !strings.HasPrefix(string(head), l.magic) || len(head) < int(l.offset)+8 {
+			continue
+		}
+		size := l.order.Uint64(head[l.offset:])
+		if size > math.MaxInt64/l.unit {
+			break
+		}
+		img := Image{Format: l.format, Size: size * l.unit}
+		if l.format != "qcow2" {
+			return img, nil
+		}
+		return img.qcow(r, head)
+	}
+	iso, err := readUpTo(r, len(isoMagic), isoOffset)
+	if err != nil {
+		return Image{}, err
+	}
+	if string(iso) == isoMagic {
+		return Image{Format: "iso"}, nil
+	}
+	return Image{Format: "raw"}, nil
+}
+
+// readUpTo reads so many bytes, or fewer where the image ends.
+func readUpTo(r io.ReaderAt, size int, at int64) ([]byte, error) {
+	b := make([]byte, size)
+	n, err := r.ReadAt(b, at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read %d bytes at %d: %w", size, at, err)
+	}
+	return b[:n], nil
+}
+
+// qcow reads the rest of the header of a qcow or qcow2 image.
+func (img Image) qcow(r io.ReaderAt, head []byte) (Image, error) {
+	raw := Image{Format: "raw"}
+	if len(head) < 72 {
+		return raw, nil
+	}
+	extensions := int64(72)
+	switch version := binary.BigEndian.Uint32(head[4:]); version {
+	case qcow1:
+		img.Format = "qcow"
+		return img, nil
+	case qcow2:
+		img.Compat = "0.10"
+	case qcow3:
+		if len(head) < 104 {
+			return raw, nil
+		}
+		img.Compat = "1.1"
+		img.ExtendedL2 = binary.BigEndian.Uint64(head[72:])&(1<<4) != 0
+		img.LazyRefcounts = binary.BigEndian.Uint64(head[80:])&1 != 0
+		extensions = int64(binary.BigEndian.Uint32(head[100:]))
+	default:
+		return raw, nil
+	}
+	bits := binary.BigEndian.Uint32(head[20:])
+	if bits < minClusterBits || bits > maxClusterBits {
+		return raw, nil
+	}
+	img.ClusterSize = 1 << bits
+	return img, img.below(r, binary.BigEndian.Uint64(head[8:]), binary.BigEndian.Uint32(head[16:]), extensions)
+}
+
+// below reads what an image says of the image below it. A name that is too long or not there is as good as none.
+func (img *Image) below(r io.ReaderAt, offset uint64, size uint32, extensions int64) error {
+	if offset == 0 || size == 0 || size > maxBackingName || offset > img.ClusterSize {
+		return nil
+	}
+	name, err := readUpTo(r, int(size), int64(offset))
+	if err != nil {
+		return err
+	}
+	if len(name) < int(size) || !printable(string(name)) || hasProtocol(string(name)) {
+		return nil
+	}
+	img.Backing = string(name)
+	img.BackingFormat, err = backingFormat(r, extensions, int64(offset))
+	return err
+}
+
+// backingFormat looks for the extension that names the format of the image below.
+func backingFormat(r io.ReaderAt, at, end int64) (string, error) {
+	for end = min(end, at+maxExtensions); at+8 <= end; {
+		head, err := readUpTo(r, 8, at)
+		if err != nil || len(head) < 8 {
+			return "", err
+		}
+		kind, size := binary.BigEndian.Uint32(head), int64(binary.BigEndian.Uint32(head[4:]))
+		at += 8
+		switch {
+		case kind == extensionEnd:
+			return "", nil
+		case kind == extensionFormat && size <= maxFormatName:
+			name, err := readUpTo(r, int(size), at)
+			return knownFormat(strings.TrimRight(string(name), "\x00")), err
+		}
+		at += (size + 7) &^ 7
+	}
+	return "", nil
+}
+
+// backingFormats are the names that may be told on.
+var backingFormats = map[string]bool{"raw": true, "qcow": true, "qcow2": true, "qed": true, "vmdk": true}
+
+func knownFormat(name string) string {
+	if backingFormats[name] {
+		return name
+	}
+	return ""
+}
+
+// hasProtocol reports whether QEMU would take a name for a URL or a description, not for a path.
+func hasProtocol(name string) bool {
+	colon, slash := strings.IndexByte(name, ':'), strings.IndexByte(name, '/')
+	return colon >= 0 && (slash < 0 || colon < slash)
+}

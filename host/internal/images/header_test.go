@@ -1,0 +1,90 @@
+package images
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	plain := header(gib, "", "")
+	vmdk := make([]byte, 512)
+	copy(vmdk, "KDMV")
+	binary.LittleEndian.PutUint64(vmdk[12:], 2048)
+	for name, tt := range map[string]struct {
+		image []byte
+		want  Image
+	}{
+		"nothing":                           {nil, Image{Format: "raw"}},
+		"zeros":                             {make([]byte, 4096), Image{Format: "raw"}},
+		"a magic number alone":              {[]byte("QFI\xfb"), Image{Format: "raw"}},
+		"qcow2 of version 3":                {plain, Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536}},
+		"qcow2 of version 2":                {change(plain, 7, 2), Image{Format: "qcow2", Size: gib, Compat: "0.10", ClusterSize: 65536}},
+		"qcow of version 1":                 {change(plain, 7, 1), Image{Format: "qcow", Size: gib}},
+		"qcow2 of a version to come":        {change(plain, 7, 4), Image{Format: "raw"}},
+		"qcow2 with absurd clusters":        {change(plain, 23, 63), Image{Format: "raw"}},
+		"qcow2 of an absurd size":           {change(plain, 24, 0xff), Image{Format: "raw"}},
+		"qcow2 with features":               {change(change(plain, 79, 1<<4), 87, 1), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536, LazyRefcounts: true, ExtendedL2: true}},
+		"a VMDK counts sectors":             {vmdk, Image{Format: "vmdk", Size: 1 << 20}},
+		"a backing image with its format":   {header(gib, "/x/base", "raw"), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536, Backing: "/x/base", BackingFormat: "raw"}},
+		"a backing format that nobody has":  {header(gib, "/x/base", "evil"), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536, Backing: "/x/base"}},
+		"a backing image that is a URL":     {header(gib, "nbd:host:1", "raw"), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536}},
+		"a backing name with a line break":  {header(gib, "/x\n/y", "raw"), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536}},
+		"a backing name that is not there":  {change(header(gib, "/x", "raw"), 8, 0, 0, 0, 0, 0, 0, 0x40, 0), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536}},
+		"a backing name that is too long":   {change(header(gib, "/x", "raw"), 16, 0xff), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536}},
+		"a backing extension without bound": {change(header(gib, "/x", "raw"), 108, 0xff), Image{Format: "qcow2", Size: gib, Compat: "1.1", ClusterSize: 65536, Backing: "/x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := Parse(bytes.NewReader(tt.image)); err != nil || got != tt.want {
+				t.Fatalf("parsed %+v, %v; want %+v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+var errBroken = errors.New("the disk is on fire")
+
+type broken struct{}
+
+func (broken) ReadAt([]byte, int64) (int, error) { return 0, errBroken }
+
+func TestParseTellsOfReadErrors(t *testing.T) {
+	if _, err := Parse(broken{}); !errors.Is(err, errBroken) {
+		t.Fatalf("parse: %v", err)
+	}
+}
+
+func TestVolumeOfAnOverlay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "over.qcow2")
+	if err := os.WriteFile(path, header(gib, "../base.img", "raw"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v, err := inspect(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := v.XML()
+	want := "<backingStore>\n    <path>" + filepath.Join(filepath.Dir(filepath.Dir(path)), "base.img") + "</path>\n    <format type='raw'/>"
+	if err != nil || !strings.Contains(doc, want) {
+		t.Fatalf("description is %s, %v; want %s in it", doc, err, want)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(header(gib, "", ""))
+	f.Add(header(gib, "../base", "qcow2"))
+	f.Add([]byte("KDMV"))
+	f.Fuzz(func(t *testing.T, image []byte) {
+		img, err := Parse(bytes.NewReader(image))
+		if err != nil {
+			t.Fatalf("an image in memory cannot be read: %v", err)
+		}
+		if img.Format == "" || img.Size > 1<<63-1 || len(img.Backing) > maxBackingName || img.Backing != "" && !printable(img.Backing) {
+			t.Fatalf("parsed %+v", img)
+		}
+	})
+}

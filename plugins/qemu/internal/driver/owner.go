@@ -18,6 +18,7 @@ func ConfigKeys() []*basev1.ConfigKey {
 		{Name: "user", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "user that QEMU runs as, by name or +number; the driver's own if empty"},
 		{Name: "group", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "group that QEMU runs as, by name or +number; the user's own if empty"},
 		{Name: "dynamic_ownership", Kind: basev1.ValueKind_VALUE_KIND_BOOLEAN, Help: "whether a guest's files belong to that user while the guest lives; true if not set"},
+		{Name: "max_files", Kind: basev1.ValueKind_VALUE_KIND_INTEGER, Help: "how many descriptors a QEMU may have; 8192 if not set"},
 	}
 }
 
@@ -29,6 +30,18 @@ type Config struct {
 	Group string `json:"group"`
 	// DynamicOwnership says whether a guest's files belong to the user while the guest lives; nil is true.
 	DynamicOwnership *bool `json:"dynamic_ownership"`
+	// MaxFiles is how many descriptors a QEMU may have; 0 is defaultFiles.
+	MaxFiles uint32 `json:"max_files"`
+}
+
+// defaultFiles is the limit that libvirtd's guests inherit from its unit.
+const defaultFiles = 8192
+
+func (c Config) files() uint64 {
+	if c.MaxFiles == 0 {
+		return defaultFiles
+	}
+	return uint64(c.MaxFiles)
 }
 
 func (d *Driver) config() (Config, error) {

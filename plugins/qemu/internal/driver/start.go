@@ -156,6 +156,10 @@ func openLog(dir string, ref *pb.Guest) (*os.File, error) {
 }
 
 func (s *start) launch(ctx context.Context) error {
+	config, err := s.driver.config()
+	if err != nil {
+		return err
+	}
 	owner := s.label.owner
 	if err := give(owner, s.life.folder.path(ownName)); err != nil {
 		return err
@@ -166,6 +170,7 @@ func (s *start) launch(ctx context.Context) error {
 	spec := process.Spec{
 		Marker: s.life.marker(), Path: s.cmd.Path, Args: s.cmd.Args, Dir: string(s.life.folder), Owner: owner,
 		Env: append(s.environment(), s.cmd.Environment...), CgroupFiles: s.group(), Files: s.files, Log: s.log,
+		OpenFiles: config.files(), LockedMemory: s.locked(),
 	}
 	p, warnings, err := process.Launch(ctx, spec)
 	for _, w := range warnings {
@@ -177,6 +182,12 @@ func (s *start) launch(ctx context.Context) error {
 	s.process = p
 	s.closeFiles()
 	return nil
+}
+
+// locked reports whether the definition wants the guest's memory locked.
+func (s *start) locked() bool {
+	m := s.cmd.Live.MemoryBacking
+	return m != nil && m.MemoryLocked != nil
 }
 
 // environment is that of every process of a guest; nothing of the plugin's own reaches them.

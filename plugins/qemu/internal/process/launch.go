@@ -30,6 +30,10 @@ type Spec struct {
 	CgroupFiles []string `json:"cgroup_files"`
 	// OOMScoreAdj is applied where the kernel allows it.
 	OOMScoreAdj int `json:"oom_score_adj"`
+	// OpenFiles is how many descriptors the program may have, 0 for as many as usual; as far as the kernel allows it.
+	OpenFiles uint64 `json:"open_files"`
+	// LockedMemory lifts the limit on memory that is locked, where the kernel allows it.
+	LockedMemory bool `json:"locked_memory"`
 	// Owner is the user to become, nil to stay.
 	Owner *Owner `json:"owner,omitempty"`
 	// FileCount is filled in by Launch.

@@ -90,6 +90,49 @@ func TestLaunchedProgramInheritsOnlyItsFiles(t *testing.T) {
 	}
 }
 
+func TestLaunchedProgramHasItsLimits(t *testing.T) {
+	spec := sample(t, "exec sleep 60")
+	spec.OpenFiles, spec.LockedMemory, spec.OOMScoreAdj = 777, os.Geteuid() == 0, 321
+	p, warnings, err := Launch(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	dir := filepath.Join("/proc", strconv.Itoa(p.ID().PID))
+	text, err := os.ReadFile(filepath.Join(dir, "limits"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if len(line) > 26 {
+			limits[strings.TrimSpace(line[:26])] = strings.Fields(line[26:])[0]
+		}
+	}
+	if got := limits["Max open files"]; got != "777" {
+		t.Errorf("it may have %s descriptors", got)
+	}
+	if got := limits["Max locked memory"]; spec.LockedMemory && got != "unlimited" && len(warnings) == 0 {
+		t.Errorf("it may lock %s bytes, and nobody was warned", got)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "oom_score_adj")); err != nil || strings.TrimSpace(string(text)) != "321" {
+		t.Errorf("its share of guilt is %s, %v", text, err)
+	}
+}
+
+func TestMoreDescriptorsThanTheKernelHasAreOnlyAWarning(t *testing.T) {
+	spec := sample(t, "exec sleep 60")
+	spec.OpenFiles = 1 << 40
+	p, warnings, err := Launch(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if !strings.Contains(strings.Join(warnings, " "), "limit") {
+		t.Errorf("warnings are %q", warnings)
+	}
+}
+
 func TestLaunchedProgramIsFound(t *testing.T) {
 	spec := sample(t, "exec sleep 60")
 	p := launch(t, spec)

@@ -44,6 +44,10 @@ func stage(orders io.Reader) report {
 		warn(writeFile(file, "0"))
 	}
 	warn(writeFile("/proc/self/oom_score_adj", strconv.Itoa(spec.OOMScoreAdj)))
+	warn(allowFiles(spec.OpenFiles))
+	if spec.LockedMemory {
+		warn(setLimit(unix.RLIMIT_MEMLOCK, unix.RLIM_INFINITY, unix.RLIM_INFINITY))
+	}
 	if err := unix.CloseRange(uint(3+spec.FileCount), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		r.Error = fmt.Sprintf("close foreign descriptors: %v", err)
 		return r
@@ -65,6 +69,30 @@ func stage(orders io.Reader) report {
 	}
 	warn(writeRecord(spec.Dir, r.ID))
 	return r
+}
+
+// allowFiles sets the limit on descriptors, and raises the one on that limit if need be.
+func allowFiles(count uint64) error {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		return fmt.Errorf("read limit on descriptors: %w", err)
+	}
+	if count == 0 {
+		return nil
+	}
+	// Go has raised our own to the hard limit, and gives children the old one unless it is set.
+	err := setLimit(unix.RLIMIT_NOFILE, count, max(count, now.Max))
+	if err != nil && count > now.Max {
+		return errors.Join(err, setLimit(unix.RLIMIT_NOFILE, now.Max, now.Max))
+	}
+	return err
+}
+
+func setLimit(resource int, soft, hard uint64) error {
+	if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: soft, Max: hard}); err != nil {
+		return fmt.Errorf("set limit %d to %d: %w", resource, soft, err)
+	}
+	return nil
 }
 
 func readSpec(r io.Reader) (*Spec, error) {

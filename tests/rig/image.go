@@ -177,7 +177,7 @@ func moduleOrder(library string, names []string) ([]string, error) {
 
 // unpackedOrder is what a kernel package that was unpacked and never installed lacks: modules.dep of the modules above.
 var unpackedOrder = []string{
-	"virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "button", "evdev",
+	"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "button", "evdev",
 }
 
 // indexModules finds modules without modules.dep, in an order that holds for the modules above.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -18,7 +19,8 @@ const maxCollect = 16384
 
 // StatsRecord is one domain's figures with libvirt's names, in libvirt's order.
 type StatsRecord struct {
-	View  View
+	View *View
+	// Stats may be shared with other records and must not be changed.
 	Stats []*pb.Stat
 }
 
@@ -29,12 +31,18 @@ func (i *Inventory) Stats(ctx context.Context, domains []*Domain, groups uint32)
 		groups = allStats
 	}
 	records := make([]StatsRecord, len(domains))
+	known := map[figures][]*pb.Stat{} // thousands of domains mostly have the same ones
 	byUUID := make(map[string]*StatsRecord)
 	var guests []*pb.GuestHandle
 	for n, d := range domains {
 		s := d.state.Load()
-		records[n].View = s.View
-		records[n].Stats = s.stats(groups)
+		f := s.figures(groups)
+		stats, ok := known[f]
+		if !ok {
+			stats = slices.Clip(f.stats(groups))
+			known[f] = stats
+		}
+		records[n] = StatsRecord{View: &s.View, Stats: stats}
 		if s.Active() && groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 && len(guests) < maxCollect {
 			guests = append(guests, &pb.GuestHandle{Guest: s.guest(i.cfg.Connection), Handle: s.handle})
 			byUUID[s.UUID.String()] = &records[n]
@@ -60,20 +68,47 @@ func (i *Inventory) Stats(ctx context.Context, domains []*Domain, groups uint32)
 const allStats = uint32(pb.StatsGroup_STATS_GROUP_STATE | pb.StatsGroup_STATS_GROUP_CPU_TOTAL | pb.StatsGroup_STATS_GROUP_BALLOON |
 	pb.StatsGroup_STATS_GROUP_VCPU | pb.StatsGroup_STATS_GROUP_INTERFACE | pb.StatsGroup_STATS_GROUP_BLOCK)
 
-// stats is what the core itself knows.
-func (s *state) stats(groups uint32) []*pb.Stat {
+// figures are what the core itself knows of a domain, as far as it was asked for.
+type figures struct {
+	active          bool
+	state           State
+	reason          int32
+	maxMemoryKiB    uint64
+	vcpus, maxVCPUs uint32
+}
+
+// figures leaves out what was not asked for, so that more domains have the same ones.
+func (s *state) figures(groups uint32) figures {
+	f := figures{active: s.Active()}
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 {
+		f.state, f.reason = s.State, s.Reason
+	}
+	if f.active {
+		return f
+	}
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_BALLOON) != 0 {
+		f.maxMemoryKiB = s.MaxMemoryKiB
+	}
+	if groups&uint32(pb.StatsGroup_STATS_GROUP_VCPU) != 0 {
+		f.vcpus, f.maxVCPUs = s.VCPUs, s.MaxVCPUs
+	}
+	return f
+}
+
+// stats are the figures with libvirt's names.
+func (f figures) stats(groups uint32) []*pb.Stat {
 	var stats []*pb.Stat
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 {
-		stats = append(stats, intStat("state.state", int32(s.State)), intStat("state.reason", s.Reason))
+		stats = append(stats, intStat("state.state", int32(f.state)), intStat("state.reason", f.reason))
 	}
-	if s.Active() {
+	if f.active {
 		return stats
 	}
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_BALLOON) != 0 {
-		stats = append(stats, &pb.Stat{Name: "balloon.maximum", Value: &pb.Stat_Ullong{Ullong: s.MaxMemoryKiB}})
+		stats = append(stats, &pb.Stat{Name: "balloon.maximum", Value: &pb.Stat_Ullong{Ullong: f.maxMemoryKiB}})
 	}
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_VCPU) != 0 {
-		stats = append(stats, uintStat("vcpu.current", s.VCPUs), uintStat("vcpu.maximum", s.MaxVCPUs))
+		stats = append(stats, uintStat("vcpu.current", f.vcpus), uintStat("vcpu.maximum", f.maxVCPUs))
 	}
 	return stats
 }

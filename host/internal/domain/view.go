@@ -85,7 +85,10 @@ const (
 )
 
 // Match reports whether a view passes the filter.
-func (f ListFlags) Match(v View) bool {
+func (f ListFlags) Match(v *View) bool {
+	if f == 0 {
+		return true
+	}
 	group := func(mask, have ListFlags) bool { return f&mask == 0 || f&have != 0 }
 	pick := func(cond bool, yes, no ListFlags) ListFlags {
 		if cond {

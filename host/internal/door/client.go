@@ -14,12 +14,8 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-const (
-	// keptScratch is the largest buffer for replies that is kept for the next one, in bytes.
-	keptScratch = 16 << 10
-	// keptPooled is the same for the buffers that all clients share.
-	keptPooled = 1 << 20
-)
+// keptBuffer is the largest buffer for replies that is kept for the next one, in bytes: the states of 16,384 domains fit.
+const keptBuffer = 4 << 20
 
 // client is one connection: its socket, and the goroutines that serve it.
 type client struct {
@@ -32,8 +28,6 @@ type client struct {
 	calls   *throttle
 	streams *streams
 	alive   *keepalive
-	// scratch is the reply under construction on the reading goroutine.
-	scratch []byte
 	// cancel ends the client's calls and streams.
 	cancel context.CancelFunc
 }
@@ -134,12 +128,14 @@ func (c *client) call(ctx context.Context, f rpc.Frame) (more bool, err error) {
 		c.calls.submit(len(f.Payload), func() { c.runWaiting(ctx, h, p, act) })
 		return true, nil
 	}
-	b, err := c.guard(p, func() ([]byte, error) { return act(ctx, c.session, c.scratch[:0]) })
+	buf := c.server.buffers.Get().(*[]byte)
+	defer c.server.buffers.Put(buf)
+	b, err := c.guard(p, func() ([]byte, error) { return act(ctx, c.session, (*buf)[:0]) })
 	if err != nil {
 		return true, c.fail(f.Header, err, c.session.errorDomain(p))
 	}
 	err = c.answer(f.Header, b, false)
-	c.scratch = kept(b, keptScratch)
+	*buf = kept(b, keptBuffer)
 	return !p.last(), err
 }
 
@@ -154,7 +150,7 @@ func (c *client) runWaiting(ctx context.Context, h rpc.Header, p *procedure, act
 		err = c.fail(h, err, c.session.errorDomain(p))
 	} else {
 		err = c.answer(h, b, true)
-		*buf = kept(b, keptPooled)
+		*buf = kept(b, keptBuffer)
 	}
 	if err != nil {
 		c.log.Debug("answer was not taken", "procedure", p.name, "error", err)

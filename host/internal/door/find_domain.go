@@ -52,15 +52,16 @@ func connectListAllDomains(s *session, args *libvirt.ConnectListAllDomainsArgs, 
 		b = xdr.AppendUint32(b, 0)
 		return xdr.AppendUint32(b, uint32(s.connection().Domains.Count(filter))), nil
 	}
-	views := s.connection().Domains.List(filter)
-	if len(views) > maxDomains {
-		return b, verr.New(verr.RPC, "too many domains %d for limit %d", len(views), maxDomains)
+	domains := s.connection().Domains.Select(filter)
+	if len(domains) > maxDomains {
+		return b, verr.New(verr.RPC, "too many domains %d for limit %d", len(domains), maxDomains)
 	}
-	b = xdr.AppendUint32(b, uint32(len(views)))
-	for i := range views {
-		b = appendReference(b, &views[i])
+	b = xdr.AppendUint32(b, uint32(len(domains)))
+	for _, d := range domains {
+		v := d.View()
+		b = appendReference(b, &v)
 	}
-	return xdr.AppendUint32(b, uint32(len(views))), nil
+	return xdr.AppendUint32(b, uint32(len(domains))), nil
 }
 
 func connectNumOfDomains(s *session, _ *void) (*libvirt.ConnectNumOfDomainsRet, error) {

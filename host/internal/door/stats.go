@@ -2,6 +2,7 @@ package door
 
 import (
 	"context"
+	"encoding/binary"
 	"math"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -66,21 +67,16 @@ func statsDomains(s *session, args *libvirt.ConnectGetAllDomainStatsArgs) ([]*do
 	if len(args.Doms) > maxDomains {
 		return nil, verr.New(verr.RPC, "too many domains %d for limit %d", len(args.Doms), maxDomains).In(verr.FromRPC)
 	}
-	var domains []*domain.Domain
+	if len(args.Doms) == 0 {
+		return inv.Select(filter), nil
+	}
+	domains := make([]*domain.Domain, 0, len(args.Doms))
 	for _, ref := range args.Doms {
 		d, err := inv.ByUUID(uuid.UUID(ref.UUID))
 		if err != nil {
 			return nil, err
 		}
-		if filter.Match(d.View()) {
-			domains = append(domains, d)
-		}
-	}
-	if len(args.Doms) > 0 {
-		return domains, nil
-	}
-	for _, v := range inv.List(filter) {
-		if d, err := inv.ByUUID(v.UUID); err == nil {
+		if v := d.View(); filter.Match(&v) {
 			domains = append(domains, d)
 		}
 	}
@@ -89,7 +85,7 @@ func statsDomains(s *session, args *libvirt.ConnectGetAllDomainStatsArgs) ([]*do
 
 // appendRecord appends a domain and its figures; figures of a kind that the wire does not know are left out.
 func appendRecord(b []byte, r *domain.StatsRecord) []byte {
-	b = appendReference(b, &r.View)
+	b = appendReference(b, r.View)
 	count := len(b)
 	b = xdr.AppendUint32(b, 0)
 	n := uint32(0)
@@ -102,7 +98,7 @@ func appendRecord(b []byte, r *domain.StatsRecord) []byte {
 			break
 		}
 	}
-	copy(b[count:], xdr.AppendUint32(nil, n))
+	binary.BigEndian.PutUint32(b[count:], n)
 	return b
 }
 

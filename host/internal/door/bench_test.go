@@ -21,6 +21,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/event"
+	"github.com/lodgevirt/lodge/host/internal/images"
 	"github.com/lodgevirt/lodge/host/internal/node"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
@@ -37,6 +38,7 @@ type fakeDriver struct {
 	pb.UnimplementedDriverServiceServer
 	pb.UnimplementedLifecycleServiceServer
 	pb.UnimplementedConsoleServiceServer
+	pb.UnimplementedStatsServiceServer
 
 	mu sync.Mutex
 	// gate, if set, holds Start until it is closed.
@@ -122,11 +124,13 @@ func (noLocks) SendFile(context.Context, []byte, *os.File) error              { 
 
 // bench is a server with a core and a driver behind it, on a read-write and a read-only socket.
 type bench struct {
-	t          testing.TB
-	server     *Server
-	driver     *fakeDriver
-	domains    *domain.Inventory
-	bus        *event.Bus
+	t       testing.TB
+	server  *Server
+	driver  *fakeDriver
+	domains *domain.Inventory
+	bus     *event.Bus
+	// folder is what guests' disks on this machine lie in: the one pool.
+	folder     string
 	path, ro   string
 	serveErrs  chan error
 	stopServer context.CancelFunc
@@ -142,7 +146,7 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	t.Helper()
 	goleakAtEnd(t)
 	b := &bench{
-		t: t, driver: &fakeDriver{starting: make(chan struct{}, 1000)}, bus: event.NewBus(0),
+		t: t, driver: &fakeDriver{starting: make(chan struct{}, 1000)}, bus: event.NewBus(0), folder: t.TempDir(),
 		path: filepath.Join(t.TempDir(), "rw"), ro: filepath.Join(t.TempDir(), "ro"), serveErrs: make(chan error, 2),
 	}
 	conn := b.startDriver()
@@ -163,6 +167,10 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	host := node.New(node.Options{})
 	router.Add(connection.New(connection.Config{
 		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+	}))
+	router.Add(connection.New(connection.Config{
+		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+		Images: images.New(func() []string { return []string{b.folder} }),
 	}))
 	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits, Policy: policy})
 	b.listen()
@@ -186,6 +194,7 @@ func (b *bench) startDriver() *grpc.ClientConn {
 	pb.RegisterDriverServiceServer(srv, b.driver)
 	pb.RegisterLifecycleServiceServer(srv, b.driver)
 	pb.RegisterConsoleServiceServer(srv, b.driver)
+	pb.RegisterStatsServiceServer(srv, b.driver)
 	go func() { _ = srv.Serve(lis) }()
 	conn, err := grpc.NewClient("passthrough:fake", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
@@ -263,11 +272,22 @@ func (b *bench) dial(path string) *raw {
 	return &raw{t: b.t, conn: conn, r: rpc.NewReader(conn, rpc.ReaderConfig{}), w: rpc.NewWriter(conn, patience)}
 }
 
-// open connects and opens test:///default.
+// open connects and opens test:///default, whose guests have their disks elsewhere.
 func (b *bench) open(path string) *raw {
 	b.t.Helper()
+	return b.openURI(path, "test:///default")
+}
+
+// openLocal connects and opens local:///system, which has the same guests with their disks here.
+func (b *bench) openLocal(path string) *raw {
+	b.t.Helper()
+	return b.openURI(path, "local:///system")
+}
+
+func (b *bench) openURI(path, uri string) *raw {
+	b.t.Helper()
 	c := b.dial(path)
-	c.must(procConnectOpen, openArgs("test:///default"), nil)
+	c.must(procConnectOpen, openArgs(uri), nil)
 	return c
 }
 

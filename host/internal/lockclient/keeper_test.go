@@ -1,8 +1,10 @@
 package lockclient
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,7 +68,7 @@ func next(t *testing.T, ready chan Status) Status {
 	return Status{}
 }
 
-// send sends a signal, and waits for the end of the process unless it is SIGSTOP.
+// send sends a signal, and waits for the end of the process, or for SIGSTOP to have stopped it.
 func send(t *testing.T, pid int, sig unix.Signal) {
 	t.Helper()
 	p, err := open(int32(pid))
@@ -78,6 +80,10 @@ func send(t *testing.T, pid int, sig unix.Signal) {
 		t.Fatal(err)
 	}
 	if sig == unix.SIGSTOP {
+		eventually(t, "the daemon does not stop", func() bool {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err == nil && bytes.Contains(text, []byte(") T "))
+		})
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -277,6 +277,35 @@ func (t *Table) List() []Info {
 	return out
 }
 
+// Counts is the table at a glance.
+type Counts struct {
+	// Held, Unproven and Lost count leases by state.
+	Held, Unproven, Lost int
+	// Owners have leases.
+	Owners int
+}
+
+// Counts counts the leases that were granted. It is asked for every other second, so it copies nothing.
+func (t *Table) Counts() Counts {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var n [Lost + 1]int
+	owners := 0
+	for _, g := range t.groups {
+		granted := len(g.leases)
+		for _, l := range g.leases {
+			n[l.state]++
+			if l.state == Pending {
+				granted--
+			}
+		}
+		if granted > 0 {
+			owners++
+		}
+	}
+	return Counts{Held: n[Held], Unproven: n[Unproven], Lost: n[Lost], Owners: owners}
+}
+
 func (l *lease) info() Info { return Info{Lease: l.Lease, State: l.state, Detail: l.detail} }
 
 // settle writes down what became of the try to get a lease's lock.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -32,6 +33,8 @@ var errRunning = errors.New("another lock daemon is running")
 // serve runs the daemon until the context ends.
 func serve(ctx context.Context, o options, log hclog.Logger) error {
 	unix.Umask(0o077)
+	// Calls are short and mostly the kernel's. Passing them between threads would cost half of a call again.
+	runtime.GOMAXPROCS(1)
 	pid, err := claim(o.pidFile)
 	if err != nil {
 		return err

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lodgevirt/lodge/host/internal/lockclient"
+	"github.com/lodgevirt/lodge/host/internal/lockproto"
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/host/internal/xdr"
+)
+
+// BenchmarkAcquireRelease takes and drops a lock file in a lockspace over the socket of a daemon in another process: ours in both programs,
+// and libvirt's own virtlockd where it is installed.
+func BenchmarkAcquireRelease(b *testing.B) {
+	for _, daemon := range []struct {
+		name  string
+		start func(*testing.B) string
+	}{{"lodge-lockd", startOurs}, {"virtlockd", startTheirs}} {
+		b.Run(daemon.name, func(b *testing.B) {
+			socket := daemon.start(b)
+			for _, clients := range []int{1, 16} {
+				b.Run(fmt.Sprintf("classic/clients=%d", clients), func(b *testing.B) { pairs(b, clients, classicPairs(b, socket)) })
+				if daemon.name == "lodge-lockd" {
+					b.Run(fmt.Sprintf("own/clients=%d", clients), func(b *testing.B) { pairs(b, clients, ownPairs(b, socket)) })
+				}
+			}
+		})
+	}
+}
+
+// pairs has clients do b.N pairs in all. begin makes the client of a number; what it returns does a pair.
+func pairs(b *testing.B, clients int, begin func(n int) func() error) {
+	b.Helper()
+	do := make([]func() error, clients)
+	for n := range do {
+		do[n] = begin(n)
+	}
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ResetTimer()
+	var all sync.WaitGroup
+	for _, pair := range do {
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				if err := pair(); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pairs/s")
+}
+
+// folder is one in memory if there is a file system for that, as run directories are: making a file on a disk costs more than a daemon.
+func folder(b *testing.B) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "lockd-bench")
+	if err != nil {
+		return b.TempDir()
+	}
+	b.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			b.Error(err)
+		}
+	})
+	return dir
+}
+
+// startOurs runs our daemon in another process.
+func startOurs(b *testing.B) string {
+	b.Helper()
+	dir := folder(b)
+	socket := filepath.Join(dir, "sock")
+	cmd := exec.Command(os.Args[0], "--socket", socket, "--log-level", "warn")
+	cmd.Env = append(os.Environ(), roleVariable+"=daemon")
+	launch(b, cmd, socket)
+	return socket
+}
+
+// startTheirs runs virtlockd in a mount namespace where /run/libvirt is a folder of the benchmark's.
+func startTheirs(b *testing.B) string {
+	b.Helper()
+	if _, err := exec.LookPath("virtlockd"); err != nil || os.Geteuid() != 0 {
+		b.Skip("needs virtlockd and root")
+	}
+	dir := folder(b)
+	socket := filepath.Join(dir, "virtlockd-sock")
+	launch(b, exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+		"mkdir -p /run/libvirt && mount --bind "+dir+" /run/libvirt && exec virtlockd -p "+dir+"/pid"), socket)
+	return socket
+}
+
+func launch(b *testing.B, cmd *exec.Cmd, socket string) {
+	b.Helper()
+	if err := cmd.Start(); err != nil {
+		b.Skip("cannot start the daemon: ", err)
+	}
+	b.Cleanup(func() { end(cmd) })
+	for give := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(give) {
+			b.Fatal(err)
+		}
+	}
+}
+
+// ownPairs are pairs in our own program, each client a guest with a connection of its own.
+func ownPairs(b *testing.B, socket string) func(int) func() error {
+	dir := folder(b)
+	return func(n int) func() error {
+		c := lockclient.New(socket)
+		b.Cleanup(c.Close)
+		o := lockclient.Owner{UUID: uuid.UUID{1, byte(n)}, Name: "guest", Generation: 1}
+		disk := lockspace.ForDisk(dir, fmt.Sprint("/images/", n), lockspace.Exclusive)
+		return func() error {
+			got, err := c.Acquire(b.Context(), o, []lockspace.Resource{disk})
+			if err != nil {
+				return err
+			}
+			forget(got)
+			_, err = c.Release(b.Context(), o.UUID, o.Generation)
+			return err
+		}
+	}
+}
+
+// classicPairs are pairs in virtlockd's program, each client an owner with a process of its own.
+func classicPairs(b *testing.B, socket string) func(int) func() error {
+	dir := folder(b)
+	return func(n int) func() error {
+		owner := exec.Command("sleep", "600")
+		if err := owner.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { end(owner) })
+		c := dialClassic(b, socket)
+		pid := uint32(owner.Process.Pid)
+		disk := lockspace.ForDisk(dir, fmt.Sprint("/images/", n), lockspace.Exclusive)
+		err := errors.Join(
+			c.call(lockproto.ClassicRegister, &lockproto.RegisterArgs{UUID: [16]byte{byte(n)}, Name: "guest", ID: pid, PID: pid}),
+			c.call(lockproto.ClassicCreateLockspace, &lockproto.CreateLockspaceArgs{Path: dir}))
+		if err != nil {
+			b.Fatal(err)
+		}
+		take := &lockproto.ResourceArgs{Path: dir, Name: disk.Name, Flags: lockproto.ClassicAutocreate}
+		drop := &lockproto.ResourceArgs{Path: dir, Name: disk.Name}
+		return func() error {
+			if err := c.call(lockproto.ClassicAcquireResource, take); err != nil {
+				return err
+			}
+			return c.call(lockproto.ClassicReleaseResource, drop)
+		}
+	}
+}
+
+// classicClient speaks virtlockd's program.
+type classicClient struct {
+	reader *rpc.Reader
+	writer *rpc.Writer
+	serial uint32
+}
+
+func dialClassic(b *testing.B, socket string) *classicClient {
+	b.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	return &classicClient{reader: rpc.NewReader(conn, rpc.ReaderConfig{}), writer: rpc.NewWriter(conn, patience)}
+}
+
+func (c *classicClient) call(procedure int32, args any) error {
+	payload, err := xdr.Append(nil, args)
+	if err != nil {
+		return err
+	}
+	c.serial++
+	h := rpc.Header{Program: lockproto.ClassicProgram, Version: lockproto.ClassicVersion, Procedure: procedure, Serial: c.serial}
+	if err := c.writer.Send(h, payload); err != nil {
+		return err
+	}
+	f, err := c.reader.Next()
+	if err != nil || f.Status == rpc.OK {
+		return err
+	}
+	e, err := rpc.ParseError(f.Payload)
+	if err != nil {
+		return err
+	}
+	return e.Err()
+}

@@ -282,6 +282,30 @@ func TestGuestLostWhileTheCoreWasAway(t *testing.T) {
 	}
 }
 
+func TestGuestWithAJobUnderWayIsRecoveredAfterIt(t *testing.T) {
+	b := newBench(t)
+	d := b.define("guest")
+	if err := d.Start(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	j, err := d.begin(t.Context(), "something else")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Recover(t.Context(), pb.NewDriverServiceClient(b.conn)); err != nil {
+		t.Fatal(err)
+	}
+	if b.driver.recovers() != 0 {
+		t.Fatal("the guest was recovered in the middle of a job")
+	}
+	j.end()
+	for deadline := time.Now().Add(10 * time.Second); b.driver.recovers() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the guest was not recovered after the job")
+		}
+	}
+}
+
 func TestForeignGuestIsShownAndNotTouched(t *testing.T) {
 	b := newBench(t)
 	d := b.define("guest")

@@ -31,6 +31,7 @@ type fakeDriver struct {
 	mu     sync.Mutex
 	alive  map[string]uint64 // generation by UUID
 	starts map[string]int
+	asked  int // calls of Recover
 	// before and after run around Start's effect; an error ends the call there.
 	before, after func(ctx context.Context) error
 	events        chan *pb.WatchEvent
@@ -90,6 +91,7 @@ func (f *fakeDriver) Stop(_ context.Context, req *pb.StopRequest) (*pb.StopRespo
 func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.RecoverResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asked++
 	gen, ok := f.alive[req.Guest.Uuid]
 	switch {
 	case ok && gen == req.Guest.Generation:
@@ -142,6 +144,12 @@ func (f *fakeDriver) lives(id string) bool {
 	defer f.mu.Unlock()
 	_, ok := f.alive[id]
 	return ok
+}
+
+func (f *fakeDriver) recovers() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
 }
 
 // fakeLocks is a lock table in memory.

@@ -43,8 +43,8 @@ type Domain struct {
 	mu      sync.Mutex // guards the fields below
 	current *job
 	inbox   []*pb.WatchEvent
-	// overflow: events were dropped because the inbox was full.
-	overflow bool
+	// overdue: the driver is to be asked for the guest, because events were dropped or a recovery found a job under way.
+	overdue bool
 	busy     bool // somebody is emptying the inbox
 }
 

@@ -14,7 +14,7 @@ import (
 const recoverers = 16
 
 // Recover asks a driver process that has just become ready, through a connection of its own, what became of every guest that should
-// live. A guest with a job under way is left to that job, which recovers it before it calls the driver again. The first error is
+// live. A guest with a job under way is recovered right after that job, which may itself be waiting for the driver. The first error is
 // returned when all were asked; the guests concerned are marked unknown.
 func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) error {
 	var g errgroup.Group
@@ -26,6 +26,7 @@ func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) 
 		g.Go(func() error {
 			j, free := d.try(ctx, "recover")
 			if !free {
+				d.postpone()
 				return nil
 			}
 			defer j.end()
@@ -33,6 +34,18 @@ func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) 
 		})
 	}
 	return g.Wait()
+}
+
+// postpone has the guest recovered by whoever empties its inbox, when the job under way has ended.
+func (d *Domain) postpone() {
+	d.mu.Lock()
+	d.overdue = true
+	idle := !d.busy
+	d.busy = true
+	d.mu.Unlock()
+	if idle {
+		go d.drain()
+	}
 }
 
 // Mend asks again for guests whose state is not known, so that nobody has to do anything by hand once the driver can tell. A guest with

@@ -84,7 +84,7 @@ func (i *Inventory) deliver(e *pb.WatchEvent) {
 	if len(d.inbox) < maxInbox {
 		d.inbox = append(d.inbox, e)
 	} else {
-		d.overflow = true // the guest is recovered in place of what was dropped
+		d.overdue = true // the guest is recovered in place of what was dropped
 	}
 	idle := !d.busy
 	d.busy = true
@@ -100,9 +100,9 @@ func (d *Domain) drain() {
 		d.slot <- struct{}{} // every job ends by the deadlines of its calls
 		j, err := d.hold(context.Background(), "event")
 		d.mu.Lock()
-		events, overflow := d.inbox, d.overflow
-		d.inbox, d.overflow = nil, false
-		d.busy = len(events) > 0 && err == nil
+		events, overdue := d.inbox, d.overdue
+		d.inbox, d.overdue = nil, false
+		d.busy = (len(events) > 0 || overdue) && err == nil
 		done := !d.busy
 		d.mu.Unlock()
 		if err != nil {
@@ -111,7 +111,7 @@ func (d *Domain) drain() {
 		for _, e := range events {
 			d.take(j, e)
 		}
-		if overflow {
+		if overdue && d.state.Load().phase != catalog.Inactive {
 			if err := j.recover(d.inv.driver); err != nil {
 				d.inv.cfg.Log.Warn("guest could not be looked at again", "error", err)
 			}

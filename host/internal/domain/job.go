@@ -45,7 +45,7 @@ type Domain struct {
 	inbox   []*pb.WatchEvent
 	// overdue: the driver is to be asked for the guest, because events were dropped or a recovery found a job under way.
 	overdue bool
-	busy     bool // somebody is emptying the inbox
+	busy    bool // somebody is emptying the inbox
 }
 
 func newDomain(i *Inventory, id uuid.UUID) *Domain {

@@ -33,7 +33,7 @@ var errRunning = errors.New("another lock daemon is running")
 // serve runs the daemon until the context ends.
 func serve(ctx context.Context, o options, log hclog.Logger) error {
 	unix.Umask(0o077)
-	// Calls are short and mostly the kernel's. Passing them between threads would cost half of a call again.
+	// Calls are short and mostly the kernel's: a second processor gains nothing, and a lone client waits for threads to wake.
 	runtime.GOMAXPROCS(1)
 	pid, err := claim(o.pidFile)
 	if err != nil {

@@ -87,7 +87,7 @@ func isSubsequence(want, got []string) bool {
 	return len(want) == 0
 }
 
-// TestVirtInstallImport names the image as source.file: for path= virt-install wants a storage pool, which is no part of this connection.
+// TestVirtInstallImport names the image by its path, so virt-install looks for its storage pool too.
 func TestVirtInstallImport(t *testing.T) {
 	need(t, "virt-install", "virsh", "qemu-system-x86_64")
 	for name, extra := range map[string][]string{
@@ -103,7 +103,7 @@ func TestVirtInstallImport(t *testing.T) {
 			}
 			args := append([]string{
 				"--connect", h.URI(qemuURI), "--import", "--name", "imported", "--memory", "64", "--virt-type", "qemu",
-				"--disk", "source.file=" + path + ",driver.type=raw,bus=virtio", "--network", "user", "--osinfo", "generic", "--noautoconsole",
+				"--disk", "path=" + path + ",format=raw,bus=virtio", "--network", "user", "--osinfo", "generic", "--noautoconsole",
 			}, extra...)
 			out, err := rig.Run(t.Context(), "virt-install", args...)
 			if err != nil {
@@ -112,10 +112,24 @@ func TestVirtInstallImport(t *testing.T) {
 			if got := strings.TrimSpace(virsh(t, h, qemuURI, "domstate", "imported")); got != "running" {
 				t.Errorf("the guest is %s, want running", got)
 			}
+			run(t, importedCommands, func(args ...string) (string, error) { return virshLoud(t, h, qemuURI, args...) }, path)
 			virsh(t, h, qemuURI, "destroy", "imported")
 			virsh(t, h, qemuURI, "undefine", "imported", "--nvram")
 		})
 	}
+}
+
+// importedCommands hold for a running guest with an image at FILE.
+var importedCommands = []command{
+	{name: "its disk's folder is a pool", args: "vol-pool FILE", want: `\S`},
+	{name: "its image is a volume", args: "vol-info FILE", want: `Capacity: +1\.00 MiB`},
+	{name: "its disk has figures", args: "domblkstat imported vda", want: `vda rd_req \d+`},
+	{name: "its disk has sizes", args: "domblkinfo imported vda", want: `Capacity: +1048576`},
+	{name: "its memory has figures", args: "dommemstat imported", want: `rss \d+`},
+	{name: "its processor has run", args: "vcpuinfo imported", want: `State: +running`},
+	{name: "its processor is not pinned", args: "vcpupin imported", want: ` 0 +0`},
+	{name: "it took time", args: "cpu-stats imported --total", want: `cpu_time +\d+\.\d+ seconds`},
+	{name: "what storage there is is not changed", args: "vol-delete FILE", want: "does not change", fails: true},
 }
 
 // TestGoLibvirt runs the life of a domain through go-libvirt, with its events.

@@ -34,6 +34,9 @@ func (p *peer) name() string   { return "libvirtd" }
 func (p *peer) socket() string { return filepath.Join(p.dir, "run", "libvirt-sock") }
 func (p *peer) uri() string    { return "qemu:///system" }
 
+// settle has nothing to wait for: libvirtd is one process, and up when it answers.
+func (p *peer) settle(context.Context) error { return nil }
+
 func (p *peer) pids() []int {
 	if p.pid == 0 {
 		return nil

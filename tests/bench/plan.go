@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,9 @@ func (m *meter) startUp(ctx context.Context, n int) error {
 	}
 	m.r.time(fmt.Sprintf("start-up until a list is complete, %d domains", n), median(times))
 	if n > 0 {
+		if err := m.t.settle(ctx); err != nil {
+			return err
+		}
 		m.r.size(fmt.Sprintf("resident memory, %d definitions", n), residentMiB(m.t.pids()))
 	}
 	return nil
@@ -245,7 +249,7 @@ func (m *meter) restart(ctx context.Context) error {
 		if _, err := begin(ctx, m.t, m.plan.small+guests); err != nil {
 			return err
 		}
-		if err := m.allAnswer(doms); err != nil {
+		if err := m.allAnswer(ctx); err != nil {
 			return err
 		}
 		times = append(times, time.Since(began))
@@ -262,19 +266,31 @@ func (m *meter) restart(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// allAnswer asks every guest for its info, which both daemons read from the hypervisor, until all have answered.
-func (m *meter) allAnswer(doms [][]byte) error {
+// allAnswer asks for the figures of the guests' vCPUs, which lodged has from its driver and libvirtd from the monitor, until all
+// guests have answered.
+func (m *meter) allAnswer(ctx context.Context) error {
 	c, err := dial(m.t.socket(), m.t.uri())
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	for _, dom := range doms {
-		if _, err := c.call(procGetInfo, dom); err != nil {
+	args := appendUint32(appendUint32(appendUint32(nil, 0), statsVCPU), listActive)
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		reply, err := c.call(procAllStats, args)
+		if err != nil {
 			return err
 		}
+		answered := bytes.Count(reply, []byte("vcpu.current"))
+		if answered == guests {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(start) > time.Minute {
+			return fmt.Errorf("%d of %d guests answer after a minute", answered, guests)
+		}
 	}
-	return nil
 }
 
 // lists measures the calls whose answers grow with the number of domains.

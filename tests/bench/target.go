@@ -20,6 +20,8 @@ type target interface {
 	stop(ctx context.Context) error
 	// kill sends SIGKILL to the daemon and waits for its end; guests go on.
 	kill(ctx context.Context) error
+	// settle waits until the daemon's processes are all up, which may be after the first answers.
+	settle(ctx context.Context) error
 	socket() string
 	uri() string
 	// pids are the processes whose processor time and memory count.
@@ -71,6 +73,8 @@ func (l *lodge) name() string   { return "lodged" }
 func (l *lodge) socket() string { return l.host.Socket() }
 func (l *lodge) uri() string    { return "qemu:///system" }
 func (l *lodge) close() error   { return l.host.Close() }
+
+func (l *lodge) settle(ctx context.Context) error { return l.host.Await(ctx) }
 
 func (l *lodge) launch(context.Context) error {
 	l.running = true

@@ -18,7 +18,6 @@ const (
 	procDefineXML   = 11
 	procDestroy     = 12
 	procGetXMLDesc  = 14
-	procGetInfo     = 16
 	procLookupName  = 23
 	procAuthList    = 66
 	procLibVersion  = 157
@@ -27,6 +26,8 @@ const (
 	procAllStats    = 344
 
 	statsState  = 1
+	statsVCPU   = 8
+	listActive  = 1
 	startPaused = 1
 )
 

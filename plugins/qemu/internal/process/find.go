@@ -106,6 +106,11 @@ func readMarker(path string) (Marker, bool) {
 	if err != nil {
 		return Marker{}, false
 	}
+	return findMarker(environ)
+}
+
+// findMarker looks for a marker in an environment, each of whose variables is ended by a zero.
+func findMarker(environ []byte) (Marker, bool) {
 	for variable := range bytes.SplitSeq(environ, []byte{0}) {
 		if value, ok := bytes.CutPrefix(variable, []byte(markerVariable+"=")); ok {
 			return parseMarker(string(value))

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Picture is what one look at every process has found. It is not changed after it was made.
@@ -76,20 +77,47 @@ func processes() ([]int, error) {
 	return pids, nil
 }
 
+// A program that is just being executed has neither arguments nor environment for a moment, the longest part of which is to load it.
+// Arguments come first, so one that has arguments and no environment most likely never will.
+const (
+	execTries  = 200
+	emptyTries = 3
+	execPause  = time.Millisecond
+)
+
 // look adds a process, and reports whether it was there.
 func (p *Picture) look(pid int) bool {
-	if f, ok := Look(pid); ok {
-		p.Marked = append(p.Marked, f)
-		return true
-	}
-	cmdline, err := readBounded(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"), maxEnviron)
-	if err != nil {
-		return false
-	}
-	if uuid := claim(cmdline); uuid != "" {
-		p.claimed[uuid] = pid
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	for try := range execTries {
+		if f, ok := Look(pid); ok {
+			p.Marked = append(p.Marked, f)
+			return true
+		}
+		cmdline, err := readBounded(filepath.Join(dir, "cmdline"), maxEnviron)
+		if err != nil {
+			return false
+		}
+		if len(cmdline) == 0 && !hasProgram(pid) {
+			return true
+		}
+		// Only an environment that is read after the arguments were there is that of the program.
+		environ, err := readBounded(filepath.Join(dir, "environ"), maxEnviron)
+		_, marked := findMarker(environ)
+		if len(cmdline) > 0 && !marked && (len(environ) > 0 || err != nil || try >= emptyTries) {
+			if uuid := claim(cmdline); uuid != "" {
+				p.claimed[uuid] = pid
+			}
+			return true
+		}
+		time.Sleep(execPause)
 	}
 	return true
+}
+
+// hasProgram tells a process from a thread of the kernel and from one that has ended, which have no arguments either.
+func hasProgram(pid int) bool {
+	_, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	return err == nil
 }
 
 // Scanner lets many callers share their scans. The zero value is ready, and all methods are safe concurrently.

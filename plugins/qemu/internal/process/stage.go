@@ -35,6 +35,11 @@ func stage(orders io.Reader) report {
 		r.Error = err.Error()
 		return r
 	}
+	// It is asked twice: before anything is touched, and at the last moment.
+	if orphaned() {
+		r.Error = "plugin is gone"
+		return r
+	}
 	warn := func(err error) {
 		if err != nil && len(r.Warnings) < maxWarnings {
 			r.Warnings = append(r.Warnings, err.Error())

@@ -3,6 +3,7 @@ package domxml
 import (
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"io"
 	"strings"
 
@@ -33,7 +34,7 @@ func Reformat(doc string) (string, error) {
 	p := printer{doc: doc, out: make([]byte, 0, len(doc)+len(doc)/3)}
 	for {
 		t, err := s.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return string(append(p.out, '\n')), nil
 		}
 		if err != nil {

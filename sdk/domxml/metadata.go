@@ -1,6 +1,7 @@
 package domxml
 
 import (
+	"errors"
 	"io"
 	"strings"
 
@@ -166,7 +167,7 @@ func rewriteTags(doc string, rename func(name string, start bool) (string, strin
 	for {
 		t, err := s.next()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return string(out), nil
 		case err != nil:
 			return "", err

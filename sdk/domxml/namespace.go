@@ -1,6 +1,7 @@
 package domxml
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func readOutline(doc string) (*outline, error) {
 	o := &outline{doc: doc}
 	for {
 		t, err := s.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return o, nil
 		}
 		if err != nil {

@@ -2,6 +2,7 @@ package domxml
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"strings"
 
@@ -42,7 +43,7 @@ func Check(doc, root string) error {
 	}
 	for first := true; ; {
 		t, err := s.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package domxml
 
 import (
+	"errors"
 	"io"
 	"strings"
 )
@@ -19,7 +20,7 @@ func Redact(doc string) (string, error) {
 	from := 0
 	for {
 		t, err := s.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			b.WriteString(doc[from:])
 			return b.String(), nil
 		}

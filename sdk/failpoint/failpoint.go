@@ -115,6 +115,7 @@ func (s *Set) next(name string) (term, bool) {
 
 func (t term) run(ctx context.Context, name string) error {
 	switch t.action {
+	case actionOff:
 	case actionError:
 		return verr.New(t.code, "%s", t.text)
 	case actionPanic:

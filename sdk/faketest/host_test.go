@@ -2,6 +2,7 @@ package faketest_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -187,7 +188,7 @@ func TestConsoleEchoes(t *testing.T) {
 	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != io.EOF {
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("the stream ended with %v", err)
 	}
 }
@@ -205,7 +206,7 @@ func TestCollectLeavesOutGuestsThatDoNotAnswer(t *testing.T) {
 	if err != nil || first.GetUuid() != "answers" {
 		t.Fatalf("first answer is %v, %v", first, err)
 	}
-	if rest, err := stream.Recv(); err != io.EOF {
+	if rest, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("then came %v, %v", rest, err)
 	}
 }

@@ -109,7 +109,8 @@ func TestProcessWithoutACore(t *testing.T) {
 		{"refuses a wrong failpoint", []string{cookie, folder, handshake.VersionsKey + "=1", handshake.FailpointsKey + "=x=y"}, nil, 1, "unknown action"},
 		{
 			"ends cleanly when the core stays away",
-			[]string{cookie, folder, handshake.VersionsKey + "=1", handshake.OrphanKey + "=50ms"}, nil, 0,
+			[]string{cookie, folder, handshake.VersionsKey + "=1", handshake.OrphanKey + "=50ms"},
+			nil, 0,
 			"1|1|unix|" + dir + "/plugin.sock|grpc|\n",
 		},
 	} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -72,7 +73,8 @@ func TestSecondDaemonRefuses(t *testing.T) {
 	r := newRig(t)
 	for _, args := range [][]string{r.command(), {os.Args[0], "--socket", r.path("sock"), "--journal", r.path("other")}} {
 		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-		exit, ok := err.(*exec.ExitError) //nolint:errorlint // os/exec returns it bare
+		var exit *exec.ExitError
+		ok := errors.As(err, &exit)
 		if !ok || exit.ExitCode() != exitRunning {
 			t.Errorf("second daemon: %v: %s", err, out)
 		}

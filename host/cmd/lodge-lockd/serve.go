@@ -116,7 +116,8 @@ func listen(path string) ([]*net.UnixListener, error) {
 	if len(out) > 0 {
 		return out, nil
 	}
-	if conn, err := net.DialTimeout("unix", path, recoverFor); err == nil {
+	dialer := net.Dialer{Timeout: recoverFor}
+	if conn, err := dialer.DialContext(context.Background(), "unix", path); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("listen on %q: %w", path, errRunning)
 	}

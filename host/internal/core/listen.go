@@ -71,7 +71,7 @@ func bind(path string, mode os.FileMode, group string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}
-	lis, err := net.Listen("unix", path)
+	lis, err := new(net.ListenConfig).Listen(context.Background(), "unix", path) // binding does not wait
 	if err != nil {
 		return nil, fmt.Errorf("bind socket: %w", err)
 	}

@@ -114,6 +114,7 @@ func (f figures) stats(groups uint32) []*pb.Stat {
 }
 
 func intStat(name string, v int32) *pb.Stat { return &pb.Stat{Name: name, Value: &pb.Stat_Int{Int: v}} }
+
 func uintStat(name string, v uint32) *pb.Stat {
 	return &pb.Stat{Name: name, Value: &pb.Stat_Uint{Uint: v}}
 }

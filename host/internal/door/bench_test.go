@@ -3,6 +3,7 @@ package door
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -371,7 +372,7 @@ func (c *raw) gone() {
 	c.t.Helper()
 	for {
 		if _, err := c.r.Next(); err != nil {
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
 				c.t.Fatal("the connection is still open")
 			}
 			return

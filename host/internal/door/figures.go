@@ -104,8 +104,14 @@ func domainMemoryStats(ctx context.Context, s *session, args *libvirt.DomainMemo
 
 // blockFigures are the names of virDomainBlockStatsFlags and those of bulk statistics, in libvirt's order.
 var blockFigures = []struct{ name, bulk string }{
-	{"wr_bytes", "wr.bytes"}, {"wr_operations", "wr.reqs"}, {"rd_bytes", "rd.bytes"}, {"rd_operations", "rd.reqs"},
-	{"flush_operations", "fl.reqs"}, {"wr_total_times", "wr.times"}, {"rd_total_times", "rd.times"}, {"flush_total_times", "fl.times"},
+	{"wr_bytes", "wr.bytes"},
+	{"wr_operations", "wr.reqs"},
+	{"rd_bytes", "rd.bytes"},
+	{"rd_operations", "rd.reqs"},
+	{"flush_operations", "fl.reqs"},
+	{"wr_total_times", "wr.times"},
+	{"rd_total_times", "rd.times"},
+	{"flush_total_times", "fl.times"},
 }
 
 // disk finds the figures of a disk by its target or its path.

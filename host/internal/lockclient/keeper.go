@@ -167,7 +167,8 @@ func (k *Keeper) start(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("start lock daemon: %w", err)
 	}
 	defer out.Close()
-	cmd := exec.Command(k.cfg.Command[0], k.cfg.Command[1:]...)
+	// It outlives the core, so no context may end it.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), k.cfg.Command[0], k.cfg.Command[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -212,8 +212,15 @@ func TestNames(t *testing.T) {
 		t.Errorf("direct disk is locked by %q", p)
 	}
 	for _, bad := range []lockspace.Resource{
-		{Name: ""}, {Name: "relative"}, {Name: "/a\x00b"}, {Name: "/\xff"}, {Name: "/" + strings.Repeat("x", lockspace.MaxName)},
-		{Lockspace: "relative", Name: "a"}, {Lockspace: "/l", Name: "../a"}, {Lockspace: "/l", Name: ""}, {Lockspace: "/l", Name: "."},
+		{Name: ""},
+		{Name: "relative"},
+		{Name: "/a\x00b"},
+		{Name: "/\xff"},
+		{Name: "/" + strings.Repeat("x", lockspace.MaxName)},
+		{Lockspace: "relative", Name: "a"},
+		{Lockspace: "/l", Name: "../a"},
+		{Lockspace: "/l", Name: ""},
+		{Lockspace: "/l", Name: "."},
 		{Lockspace: "/l", Name: "/a"},
 	} {
 		if _, err := lockspace.Take(bad); !errors.Is(err, lockspace.ErrName) {

@@ -202,8 +202,10 @@ func (m *Manifest) check() error {
 		{len(m.Schemes) == 0 || len(m.Schemes) > maxList, `schemes must name URI schemes, for example ["qemu"]`},
 		{slices.ContainsFunc(m.Schemes, func(s string) bool { return !validScheme.MatchString(s) }), "schemes has a wrong name"},
 		{len(m.Connections) > maxList, "connections are too many"},
-		{slices.ContainsFunc(m.Connections, func(s string) bool { return s == "" || len(s) > maxText || strings.Contains(s, "/") }),
-			"connections has a wrong name"},
+		{
+			slices.ContainsFunc(m.Connections, func(s string) bool { return s == "" || len(s) > maxText || strings.Contains(s, "/") }),
+			"connections has a wrong name",
+		},
 		{m.Type == "" || len(m.Type) > maxText, `type is missing or too long, it is libvirt's name, for example "QEMU"`},
 		{m.Inventory != InventoryCore && m.Inventory != InventoryDriver, `inventory must be "core" or "driver"`},
 		{m.Disks != DisksLocal && m.Disks != DisksElsewhere, `disks must be "local" or "elsewhere"`},

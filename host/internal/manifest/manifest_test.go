@@ -175,8 +175,11 @@ func TestConfigIsCheckedAgainstTheKeysOfThePlugin(t *testing.T) {
 		fails  bool
 	}{
 		{"nothing", nil, "{}", false},
-		{"all kinds", map[string]any{"machine": "pc", "ports": int64(1), "paths": []any{"a"}, "kvm": true},
-			`{"kvm":true,"machine":"pc","paths":["a"],"ports":1}`, false},
+		{
+			"all kinds",
+			map[string]any{"machine": "pc", "ports": int64(1), "paths": []any{"a"}, "kvm": true},
+			`{"kvm":true,"machine":"pc","paths":["a"],"ports":1}`, false,
+		},
 		{"an unknown key", map[string]any{"machin": "pc"}, `unknown key "machin"`, true},
 		{"a wrong kind", map[string]any{"ports": "1"}, `key "ports" must be an integer`, true},
 		{"a mixed array", map[string]any{"paths": []any{"a", int64(1)}}, "array of strings", true},

@@ -115,7 +115,8 @@ func (d *exampleDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*p
 }
 
 func (d *exampleDriver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
-	for _, l := range req.GetResolved().GetLeases() {
+	if leases := req.GetResolved().GetLeases(); len(leases) > 0 {
+		l := leases[0]
 		f, err := d.core.TakeFile(ctx, l.GetToken())
 		if err != nil {
 			return nil, err

@@ -71,8 +71,14 @@ func TestWhatCannotHappenDoesNot(t *testing.T) {
 		state State
 		event event
 	}{
-		{Absent, evWanted}, {Verified, evRecovered}, {Starting, evRecovered}, {Ready, evAttached},
-		{Failed, evWanted}, {Failed, evRetry}, {Backoff, evWanted}, {Draining, evRecovered},
+		{Absent, evWanted},
+		{Verified, evRecovered},
+		{Starting, evRecovered},
+		{Ready, evAttached},
+		{Failed, evWanted},
+		{Failed, evRetry},
+		{Backoff, evWanted},
+		{Draining, evRecovered},
 	} {
 		if to, ok := next(c.state, c.event); ok {
 			t.Errorf("event %d in %v led to %v", c.event, c.state, to)

@@ -12,8 +12,13 @@ func TestNegotiatePicksTheHighestVersionInCommon(t *testing.T) {
 		own     []int
 		want    int
 	}{
-		{"1", []int{1}, 1}, {"1,2,3", []int{1, 2}, 2}, {" 2 ,1", []int{1, 2, 3}, 2}, {"x,1,", []int{1}, 1},
-		{"2", []int{1}, 0}, {"", []int{1}, 0}, {"-1,0", []int{-1, 0}, 0},
+		{"1", []int{1}, 1},
+		{"1,2,3", []int{1, 2}, 2},
+		{" 2 ,1", []int{1, 2, 3}, 2},
+		{"x,1,", []int{1}, 1},
+		{"2", []int{1}, 0},
+		{"", []int{1}, 0},
+		{"-1,0", []int{-1, 0}, 0},
 	} {
 		got, err := Negotiate(c.offered, c.own)
 		if got != c.want || (c.want == 0) != errors.Is(err, ErrVersion) {

@@ -30,8 +30,11 @@ func story() []Record {
 	withProcess := owner(2)
 	withProcess.Process = process.ID{PID: 22, StartTime: 222}
 	return []Record{
-		{Op: Space, Space: "/locks"}, acquire(1), acquire(2),
-		{Op: Process, Owner: withProcess, Numbers: []uint64{2, 77}}, acquire(3), {Op: Release, Numbers: []uint64{1, 99}},
+		{Op: Space, Space: "/locks"},
+		acquire(1), acquire(2),
+		{Op: Process, Owner: withProcess, Numbers: []uint64{2, 77}},
+		acquire(3),
+		{Op: Release, Numbers: []uint64{1, 99}},
 	}
 }
 

@@ -45,7 +45,9 @@ func (a PCI) Check() error {
 		name       string
 		value, max uint
 	}{
-		{"domain", a.Domain, 0xffffffff}, {"bus", a.Bus, MaxBus}, {"slot", a.Slot, MaxSlot},
+		{"domain", a.Domain, 0xffffffff},
+		{"bus", a.Bus, MaxBus},
+		{"slot", a.Slot, MaxSlot},
 		{"function", a.Function, MaxFunction},
 	}
 	for _, p := range parts {

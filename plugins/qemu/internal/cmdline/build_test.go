@@ -123,12 +123,14 @@ func TestBackingChains(t *testing.T) {
 		{
 			"a chain that the definition gives wins",
 			disk("<backingStore type='file'><format type='raw'/><source file='/other'/><backingStore/></backingStore>"),
-			[]string{"/other", "/top"}, []string{"raw", "qcow2"},
+			[]string{"/other", "/top"},
+			[]string{"raw", "qcow2"},
 		},
 		{"an empty backing store ends the chain", disk("<backingStore/>"), []string{"/top"}, []string{"qcow2"}},
 		{
 			"a raw image has nothing below whatever it holds", strings.Replace(disk(""), "qcow2", "raw", 1),
-			[]string{"/top"}, []string{"raw"},
+			[]string{"/top"},
+			[]string{"raw"},
 		},
 	}
 	for _, tt := range tests {

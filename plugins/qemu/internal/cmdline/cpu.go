@@ -111,9 +111,19 @@ func hyperV(h *libvirtxml.DomainFeatureHyperV) options {
 		key   string
 		state *libvirtxml.DomainFeatureState
 	}{
-		{"relaxed", h.Relaxed}, {"vapic", h.VAPIC}, {"vpindex", h.VPIndex}, {"runtime", h.Runtime}, {"synic", h.Synic},
-		{"reset", h.Reset}, {"frequencies", h.Frequencies}, {"reenlightenment", h.ReEnlightenment}, {"ipi", h.IPI},
-		{"evmcs", h.EVMCS}, {"avic", h.AVIC}, {"emsr-bitmap", h.EMSRBitmap}, {"xmm-input", h.XMMInput},
+		{"relaxed", h.Relaxed},
+		{"vapic", h.VAPIC},
+		{"vpindex", h.VPIndex},
+		{"runtime", h.Runtime},
+		{"synic", h.Synic},
+		{"reset", h.Reset},
+		{"frequencies", h.Frequencies},
+		{"reenlightenment", h.ReEnlightenment},
+		{"ipi", h.IPI},
+		{"evmcs", h.EVMCS},
+		{"avic", h.AVIC},
+		{"emsr-bitmap", h.EMSRBitmap},
+		{"xmm-input", h.XMMInput},
 	} {
 		if f.state != nil && f.state.State == "on" {
 			o.add("hv-" + f.key + "=on")

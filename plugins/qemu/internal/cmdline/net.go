@@ -259,13 +259,21 @@ func offloads(p props, d *libvirtxml.DomainInterfaceDriver) error {
 	var list []struct{ key, value string }
 	if h := d.Host; h != nil {
 		list = append(list, []struct{ key, value string }{
-			{"csum", h.CSum}, {"gso", h.GSO}, {"host_tso4", h.TSO4}, {"host_tso6", h.TSO6}, {"host_ecn", h.ECN},
-			{"host_ufo", h.UFO}, {"mrg_rxbuf", h.MrgRXBuf},
+			{"csum", h.CSum},
+			{"gso", h.GSO},
+			{"host_tso4", h.TSO4},
+			{"host_tso6", h.TSO6},
+			{"host_ecn", h.ECN},
+			{"host_ufo", h.UFO},
+			{"mrg_rxbuf", h.MrgRXBuf},
 		}...)
 	}
 	if g := d.Guest; g != nil {
 		list = append(list, []struct{ key, value string }{
-			{"guest_csum", g.CSum}, {"guest_tso4", g.TSO4}, {"guest_tso6", g.TSO6}, {"guest_ecn", g.ECN},
+			{"guest_csum", g.CSum},
+			{"guest_tso4", g.TSO4},
+			{"guest_tso6", g.TSO6},
+			{"guest_ecn", g.ECN},
 			{"guest_ufo", g.UFO},
 		}...)
 	}

@@ -17,11 +17,13 @@ type builtin struct {
 
 var builtins = map[bool][]builtin{
 	false: {
-		{address.PCI{Slot: 1}, "the ISA bridge"}, {address.PCI{Slot: 1, Function: 1}, "the IDE controller"},
+		{address.PCI{Slot: 1}, "the ISA bridge"},
+		{address.PCI{Slot: 1, Function: 1}, "the IDE controller"},
 		{address.PCI{Slot: 1, Function: 3}, "power management"},
 	},
 	true: {
-		{address.PCI{Slot: 0x1f}, "the ISA bridge"}, {address.PCI{Slot: 0x1f, Function: 2}, "the SATA controller"},
+		{address.PCI{Slot: 0x1f}, "the ISA bridge"},
+		{address.PCI{Slot: 0x1f, Function: 2}, "the SATA controller"},
 		{address.PCI{Slot: 0x1f, Function: 3}, "the SMBus controller"},
 	},
 }
@@ -160,7 +162,9 @@ func (c *completion) tryPCI() (places []place, missing address.Plug, err error) 
 }
 
 // multiOff reports whether the definition forbids further functions in a device's slot.
-func multiOff(a *libvirtxml.DomainAddress) bool { return a != nil && a.PCI != nil && a.PCI.MultiFunction == "off" }
+func multiOff(a *libvirtxml.DomainAddress) bool {
+	return a != nil && a.PCI != nil && a.PCI.MultiFunction == "off"
+}
 
 // openPCI returns the devices without an address, those first that have a traditional place.
 func openPCI(devices []pciDevice) []pciDevice {
@@ -297,6 +301,7 @@ func (c *completion) setRootPorts() {
 			ctl.PCI.Target.Port = new(*a.Slot<<3 | *a.Function)
 		case address.Downstream:
 			ctl.PCI.Target.Port = new(*a.Slot)
+		default: // other kinds have no port
 		}
 	}
 }

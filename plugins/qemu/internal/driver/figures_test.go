@@ -94,8 +94,11 @@ func TestKeysOfLinuxAreThoseOfPCKeyboards(t *testing.T) {
 		name           string
 		set, code, key uint32
 	}{
-		{"a", codesLinux, 30, 30}, {"right control", codesLinux, 97, 0x9d}, {"delete", codesLinux, 111, 0xd3},
-		{"a by its XT code", codesXT, 30, 30}, {"up by its number", codesQnum, 0xc8, 0xc8},
+		{"a", codesLinux, 30, 30},
+		{"right control", codesLinux, 97, 0x9d},
+		{"delete", codesLinux, 111, 0xd3},
+		{"a by its XT code", codesXT, 30, 30},
+		{"up by its number", codesQnum, 0xc8, 0xc8},
 	} {
 		if got, err := keyNumber(c.set, c.code); err != nil || got != c.key {
 			t.Errorf("%s is %#x, %v", c.name, got, err)

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"net"
 	"strconv"
 	"sync"
@@ -49,7 +50,8 @@ func (p *promise) Allocate(service, address string) (int, error) {
 
 // free reports whether a port can be listened on.
 func free(address string, port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+	// Binding does not wait, so there is nothing for a context to end.
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return false
 	}

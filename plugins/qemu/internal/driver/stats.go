@@ -192,10 +192,16 @@ var memoryStats = []struct {
 	qemu, libvirt string
 	divisor       int64
 }{
-	{"stat-swap-in", "swap_in", 1024}, {"stat-swap-out", "swap_out", 1024}, {"stat-major-faults", "major_fault", 1},
-	{"stat-minor-faults", "minor_fault", 1}, {"stat-free-memory", "unused", 1024}, {"stat-total-memory", "available", 1024},
-	{"stat-available-memory", "usable", 1024}, {"stat-disk-caches", "disk_caches", 1024},
-	{"stat-htlb-pgalloc", "hugetlb_pgalloc", 1}, {"stat-htlb-pgfail", "hugetlb_pgfail", 1},
+	{"stat-swap-in", "swap_in", 1024},
+	{"stat-swap-out", "swap_out", 1024},
+	{"stat-major-faults", "major_fault", 1},
+	{"stat-minor-faults", "minor_fault", 1},
+	{"stat-free-memory", "unused", 1024},
+	{"stat-total-memory", "available", 1024},
+	{"stat-available-memory", "usable", 1024},
+	{"stat-disk-caches", "disk_caches", 1024},
+	{"stat-htlb-pgalloc", "hugetlb_pgalloc", 1},
+	{"stat-htlb-pgfail", "hugetlb_pgfail", 1},
 }
 
 func (m *measurement) balloon() {
@@ -264,15 +270,27 @@ func (m *measurement) interfaces() {
 }
 
 var interfaceStats = []struct{ kernel, libvirt string }{
-	{"tx_bytes", "rx.bytes"}, {"tx_packets", "rx.pkts"}, {"tx_errors", "rx.errs"}, {"tx_dropped", "rx.drop"},
-	{"rx_bytes", "tx.bytes"}, {"rx_packets", "tx.pkts"}, {"rx_errors", "tx.errs"}, {"rx_dropped", "tx.drop"},
+	{"tx_bytes", "rx.bytes"},
+	{"tx_packets", "rx.pkts"},
+	{"tx_errors", "rx.errs"},
+	{"tx_dropped", "rx.drop"},
+	{"rx_bytes", "tx.bytes"},
+	{"rx_packets", "tx.pkts"},
+	{"rx_errors", "tx.errs"},
+	{"rx_dropped", "tx.drop"},
 }
 
 // diskStats are QEMU's names of a disk's figures and libvirt's, in libvirt's order.
 var diskStats = []struct{ qemu, libvirt string }{
-	{"rd_operations", "rd.reqs"}, {"rd_bytes", "rd.bytes"}, {"rd_total_time_ns", "rd.times"},
-	{"wr_operations", "wr.reqs"}, {"wr_bytes", "wr.bytes"}, {"wr_total_time_ns", "wr.times"},
-	{"flush_operations", "fl.reqs"}, {"flush_total_time_ns", "fl.times"}, {"wr_highest_offset", "allocation"},
+	{"rd_operations", "rd.reqs"},
+	{"rd_bytes", "rd.bytes"},
+	{"rd_total_time_ns", "rd.times"},
+	{"wr_operations", "wr.reqs"},
+	{"wr_bytes", "wr.bytes"},
+	{"wr_total_time_ns", "wr.times"},
+	{"flush_operations", "fl.reqs"},
+	{"flush_total_time_ns", "fl.times"},
+	{"wr_highest_offset", "allocation"},
 }
 
 func (m *measurement) blocks() {

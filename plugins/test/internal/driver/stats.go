@@ -20,8 +20,14 @@ var (
 		{"rd.reqs", 10}, {"rd.bytes", 40960}, {"rd.times", 1000000}, {"wr.reqs", 5}, {"wr.bytes", 20480}, {"wr.times", 2000000},
 	}
 	netRates = []rate{
-		{"rx.bytes", 1500}, {"rx.pkts", 10}, {"rx.errs", 0}, {"rx.drop", 0},
-		{"tx.bytes", 1000}, {"tx.pkts", 8}, {"tx.errs", 0}, {"tx.drop", 0},
+		{"rx.bytes", 1500},
+		{"rx.pkts", 10},
+		{"rx.errs", 0},
+		{"rx.drop", 0},
+		{"tx.bytes", 1000},
+		{"tx.pkts", 8},
+		{"tx.errs", 0},
+		{"tx.drop", 0},
 	}
 )
 
@@ -113,7 +119,9 @@ func counters(prefix string, rates []rate, ran time.Duration) []*pb.Stat {
 func ullong(name string, v uint64) *pb.Stat {
 	return &pb.Stat{Name: name, Value: &pb.Stat_Ullong{Ullong: v}}
 }
+
 func number(name string, v uint32) *pb.Stat {
 	return &pb.Stat{Name: name, Value: &pb.Stat_Uint{Uint: v}}
 }
+
 func text(name, v string) *pb.Stat { return &pb.Stat{Name: name, Value: &pb.Stat_String_{String_: v}} }

@@ -30,7 +30,8 @@ type Core interface {
 	// State keeps small values on the core's disk.
 	State() State
 	// TakeFile returns the descriptor that the core has sent under a token (16 bytes), waiting for it until the context
-	// ends. The caller owns the file. A token is good for one call.
+	// ends, at most 5 seconds, since the core sends it before the call that names it. The caller owns the file. A token is good
+	// for one call.
 	TakeFile(ctx context.Context, token []byte) (*os.File, error)
 	// Publish hands an event to the watch stream of its guest's connection; Seq and a missing Time are filled in. Never
 	// blocks: beyond 65536 unread events the oldest are dropped and the core is told to resync.

@@ -19,6 +19,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	corev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // reconnect is how the plugin looks for a core that is away: a restarted core shall be found within a fraction of a second.
@@ -91,8 +92,17 @@ func (l *link) TakeFile(ctx context.Context, token []byte) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.files.Take(ctx, t)
+	ctx, cancel := context.WithTimeout(ctx, fileWait)
+	defer cancel()
+	f, err := l.files.Take(ctx, t)
+	if err != nil {
+		return nil, verr.New(verr.OperationFailed, "descriptor did not arrive from the core: %w", err)
+	}
+	return f, nil
 }
+
+// fileWait is how long a descriptor may take after the call that names it: the core sends it before.
+const fileWait = 5 * time.Second
 
 // Publish implements Core.
 func (l *link) Publish(event *pb.WatchEvent) { l.feed.Publish(event) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -212,6 +213,28 @@ func TestCoreDiesDuringStart(t *testing.T) {
 				t.Fatalf("%d locks, want %d", b.locks.count(), want)
 			}
 		})
+	}
+}
+
+func TestDriverThatIsRestartedBeforeAStartIsHandedTheLocksAgain(t *testing.T) {
+	b := newBench(t)
+	var err error
+	if b.locks.file, err = os.Open(os.DevNull); err != nil {
+		t.Fatal(err)
+	}
+	d := b.define("guest")
+	b.driver.hook(func(context.Context) error {
+		if b.files.n.Load() > 1 {
+			return nil
+		}
+		b.incarnation.Add(1) // it took the descriptor and died
+		return verr.New(verr.OperationFailed, "descriptor did not arrive")
+	}, nil)
+	if err := d.Start(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.files.n.Load(); n != 2 {
+		t.Fatalf("%d descriptors were sent, want one to each process", n)
 	}
 }
 

@@ -156,6 +156,7 @@ func (f *fakeDriver) recovers() int {
 type fakeLocks struct {
 	mu   sync.Mutex
 	held map[string]Owner
+	file *os.File // given with each lock
 }
 
 func (l *fakeLocks) Acquire(_ context.Context, o Owner, disks []LockedDisk) ([]HeldLock, error) {
@@ -169,7 +170,7 @@ func (l *fakeLocks) Acquire(_ context.Context, o Owner, disks []LockedDisk) ([]H
 	var out []HeldLock
 	for _, d := range disks {
 		l.held[d.Path] = o
-		out = append(out, HeldLock{Resource: d.Path})
+		out = append(out, HeldLock{Resource: d.Path, File: l.file})
 	}
 	return out, nil
 }
@@ -195,9 +196,13 @@ func (l *fakeLocks) count() int {
 	return len(l.held)
 }
 
-type noFiles struct{}
+// sentFiles counts descriptors that the driver was sent.
+type sentFiles struct{ n atomic.Int32 }
 
-func (noFiles) SendFile(context.Context, []byte, *os.File) error { return nil }
+func (s *sentFiles) SendFile(context.Context, []byte, *os.File) error {
+	s.n.Add(1)
+	return nil
+}
 
 // bench is an inventory with all that it needs.
 type bench struct {
@@ -209,6 +214,7 @@ type bench struct {
 	path        string
 	cat         *catalog.Catalog
 	incarnation atomic.Uint64
+	files       sentFiles
 	conn        *grpc.ClientConn
 	server      *grpc.Server
 }
@@ -245,7 +251,7 @@ func (b *bench) up() {
 	b.incarnation.Add(1)
 	b.Inventory, err = New(Config{
 		URI: "fake:///default", Connection: "default", Driver: "fake", Plugin: b.conn, Incarnation: b.incarnation.Load,
-		Files: noFiles{}, Catalog: b.cat, Events: b.bus, Locks: b.locks, Log: hclog.NewNullLogger(),
+		Files: &b.files, Catalog: b.cat, Events: b.bus, Locks: b.locks, Log: hclog.NewNullLogger(),
 	})
 	if err != nil {
 		b.t.Fatal(err)

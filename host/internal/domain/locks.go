@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -62,25 +63,35 @@ func (d *Domain) owner(s *state) Owner {
 	return Owner{UUID: d.uuid, Name: s.Name, ID: s.reservedID, Generation: s.Generation}
 }
 
-// lease takes the locks of a guest's disks and hands their descriptors to the driver.
-func (j *job) lease(s *state, disks []LockedDisk) ([]*pb.Lease, error) {
+// lease takes the locks of a guest's disks.
+func (j *job) lease(s *state, disks []LockedDisk) error {
 	if len(disks) == 0 {
-		return nil, nil
+		return nil
 	}
 	held, err := j.d.inv.cfg.Locks.Acquire(j.ctx, j.d.owner(s), disks)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	j.d.leases = held
-	leases := make([]*pb.Lease, len(held))
-	for n, h := range held {
+	return nil
+}
+
+// handWait bounds the wait for a driver that is to take descriptors.
+const handWait = 20 * time.Second
+
+// hand gives the driver's present process the descriptors of the guest's locks.
+func (j *job) hand() ([]*pb.Lease, error) {
+	ctx, cancel := context.WithTimeout(j.ctx, handWait)
+	defer cancel()
+	leases := make([]*pb.Lease, len(j.d.leases))
+	for n, h := range j.d.leases {
 		leases[n] = &pb.Lease{Lockspace: h.Lockspace, Resource: h.Resource, Shared: h.Shared}
 		if h.File == nil {
 			continue
 		}
 		leases[n].Token = make([]byte, 16)
 		rand.Read(leases[n].Token) // never fails
-		if err := j.d.inv.cfg.Files.SendFile(j.ctx, leases[n].Token, h.File); err != nil {
+		if err := j.d.inv.cfg.Files.SendFile(ctx, leases[n].Token, h.File); err != nil {
 			return nil, fmt.Errorf("hand lock of %q to driver: %w", h.Resource, err)
 		}
 	}
@@ -99,6 +110,9 @@ func (j *job) settleLeases(ctx context.Context, s *state) {
 	j.closeLeases()
 }
 
+// reaffirmWait is how long a job under way may keep its guest's locks from being reaffirmed.
+const reaffirmWait = 2 * time.Second
+
 // Reaffirm tells a lock daemon that has come back which processes hold the locks of the connection's guests, and hands it the
 // descriptors of guests without one.
 func (i *Inventory) Reaffirm(ctx context.Context) {
@@ -109,7 +123,9 @@ func (i *Inventory) Reaffirm(ctx context.Context) {
 			continue
 		}
 		g.Go(func() error {
-			j, err := d.begin(ctx, "lock")
+			wait, cancel := context.WithTimeout(ctx, reaffirmWait)
+			defer cancel()
+			j, err := d.begin(wait, "lock")
 			if err != nil {
 				return nil // gone, or its own job tells the daemon
 			}

@@ -45,14 +45,10 @@ func (j *job) start(s *state, xml string, flags uint32) error {
 	if err := j.save(s, func(tx *catalog.Tx) error { return j.intend(tx, s, xml) }); err != nil {
 		return err
 	}
-	leases, err := j.lease(s, disks)
-	if err != nil {
+	if err := j.lease(s, disks); err != nil {
 		return errors.Join(err, j.abandon(s))
 	}
-	rsp, err := i.driver.Start(j.ctx, &pb.StartRequest{
-		Guest: s.guest(i.cfg.Connection), Xml: xml, Id: s.reservedID, Paused: s.paused,
-		Resolved: &pb.Resolved{Cgroup: i.cgroup(s), Leases: leases, Disks: resolved(disks)},
-	})
+	rsp, err := j.bringUp(s, xml, disks)
 	if err == nil {
 		j.d.recovered = i.cfg.Incarnation()
 		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
@@ -62,6 +58,30 @@ func (j *job) start(s *state, xml string, flags uint32) error {
 		return errors.Join(err, j.abandon(s))
 	}
 	return j.resolveStart(s, err)
+}
+
+// maxHandings bounds how often a start follows a driver that is restarted under it.
+const maxHandings = 3
+
+// bringUp hands the driver the locks and has it start the guest. A process that took the descriptors and died before it was told to start
+// has a successor without them, which refuses: it is given them in its turn.
+func (j *job) bringUp(s *state, xml string, disks []LockedDisk) (rsp *pb.StartResponse, err error) {
+	i := j.d.inv
+	for range maxHandings {
+		incarnation := i.cfg.Incarnation()
+		var leases []*pb.Lease
+		if leases, err = j.hand(); err != nil {
+			continue
+		}
+		rsp, err = i.driver.Start(j.ctx, &pb.StartRequest{
+			Guest: s.guest(i.cfg.Connection), Xml: xml, Id: s.reservedID, Paused: s.paused,
+			Resolved: &pb.Resolved{Cgroup: i.cgroup(s), Leases: leases, Disks: resolved(disks)},
+		})
+		if err == nil || outcomeOf(err) != refused || incarnation == i.cfg.Incarnation() {
+			break
+		}
+	}
+	return rsp, err
 }
 
 // intend writes the definition that a start is about to use; a transient domain has no other.

@@ -1,0 +1,112 @@
+package admin
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/lodgevirt/lodge/host/internal/event"
+	adminv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/admin/v1"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// source is a core with one plugin and no lock daemon.
+type source struct{}
+
+func (source) Overview(context.Context) *adminv1.GetStatusResponse {
+	return &adminv1.GetStatusResponse{Version: "1", GuestsActive: 3}
+}
+func (source) Plugins() []*adminv1.Plugin { return []*adminv1.Plugin{{Name: "test"}} }
+func (source) ResetPlugin(name string) error {
+	if name != "test" {
+		return verr.New(verr.InvalidArg, "no plugin is named '%s'", name)
+	}
+	return nil
+}
+func (source) Guests() []*adminv1.GuestInfo { return []*adminv1.GuestInfo{{Name: "guest"}} }
+func (source) Locks(context.Context) ([]*adminv1.Lock, error) {
+	return nil, verr.New(verr.OperationFailed, "lock daemon is away")
+}
+
+func serve(t *testing.T, bus *event.Bus) *grpc.ClientConn {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	lis := bufconn.Listen(1 << 16)
+	server := New(ctx, source{}, bus)
+	go server.Serve(lis)
+	conn, err := grpc.NewClient("passthrough:admin", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		conn.Close()
+		server.Stop()
+	})
+	return conn
+}
+
+func TestCallsAreAnsweredByTheSource(t *testing.T) {
+	conn := serve(t, event.NewBus(0))
+	c := adminv1.NewHostServiceClient(conn)
+	if st, err := c.GetStatus(t.Context(), &adminv1.GetStatusRequest{}); err != nil || st.GuestsActive != 3 {
+		t.Errorf("status %v, %v", st, err)
+	}
+	if r, err := c.ListPlugins(t.Context(), &adminv1.ListPluginsRequest{}); err != nil || len(r.Plugins) != 1 {
+		t.Errorf("plugins %v, %v", r, err)
+	}
+	if r, err := c.ListGuests(t.Context(), &adminv1.ListGuestsRequest{}); err != nil || len(r.Guests) != 1 {
+		t.Errorf("guests %v, %v", r, err)
+	}
+	if _, err := c.ListLocks(t.Context(), &adminv1.ListLocksRequest{}); !verr.Is(verr.From(err), verr.OperationFailed) {
+		t.Errorf("locks without a lock daemon: %v", err)
+	}
+	if _, err := c.ResetPlugin(t.Context(), &adminv1.ResetPluginRequest{Name: "none"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("reset of an unknown plugin: %v", err)
+	}
+	h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil || h.Status != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health %v, %v", h, err)
+	}
+}
+
+func TestWatchResumesAndRefusesWhatIsNotKept(t *testing.T) {
+	bus := event.NewBus(100)
+	c := adminv1.NewHostServiceClient(serve(t, bus))
+	id := uuid.New()
+	for detail := range int32(3) {
+		bus.Publish(event.Event{URI: "test:///default", Name: "guest", UUID: id, ID: 7, Domain: &pb.Event{
+			Event: &pb.Event_Lifecycle{Lifecycle: &pb.LifecycleEvent{Event: 2, Detail: detail}},
+		}})
+	}
+	stream, err := c.WatchEvents(t.Context(), &adminv1.WatchEventsRequest{After: 101})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(102); seq <= 103; seq++ {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Seq != seq || e.Kind != "domain.lifecycle" || e.Uuid != id.String() || e.Details["event"] != "2" || e.Details["id"] != "7" {
+			t.Errorf("event %v", e)
+		}
+	}
+	old, err := c.WatchEvents(t.Context(), &adminv1.WatchEventsRequest{After: 7})
+	if err == nil {
+		_, err = old.Recv()
+	}
+	if status.Code(err) != codes.OutOfRange {
+		t.Errorf("watch from an event that is not kept: %v", err)
+	}
+}

@@ -32,7 +32,7 @@ type Env struct {
 	CPUModels []string
 	// Devices are the device types that the binary has. Empty: not known, all are taken to exist.
 	Devices map[string]bool
-	// Firmware is what is installed, best first.
+	// Firmware is what is installed, best first. A start chooses from it; completing a definition doesn't look at it.
 	Firmware []Firmware
 }
 

@@ -28,3 +28,15 @@ func BenchmarkStop(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkValidate is the driver's part of defining a guest with some devices.
+func BenchmarkValidate(b *testing.B) {
+	r := newRig(b, `<disk type='file' device='disk'><source file='/disk.img'/><target dev='vda' bus='virtio'/></disk>
+		<interface type='user'><model type='virtio'/></interface><serial type='pty'/><console type='pty'/><video><model type='vga'/></video>`)
+	req := &pb.ValidateRequest{Connection: "system", Xml: r.xml}
+	for b.Loop() {
+		if _, err := r.driver.Validate(b.Context(), req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

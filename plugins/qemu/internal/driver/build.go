@@ -33,10 +33,12 @@ func (s *start) build(ctx context.Context, def *libvirtxml.Domain) (*cmdline.Com
 	if err != nil {
 		return nil, err
 	}
+	env := s.driver.envs.of(b)
+	env.Firmware = s.driver.firmware()
 	settings := s.driver.core.Settings()
 	plan := cmdline.Plan{
 		ID: int(s.req.GetId()), RuntimeDir: s.life.folder.path(ownName), StateDir: settings.StateDir, LogDir: settings.LogDir,
-		Env: s.driver.env(b), HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
+		Env: env, HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
 		MonitorFD: monitorFD,
 	}
 	if plan.TapFDs, err = s.openTaps(def); err != nil {

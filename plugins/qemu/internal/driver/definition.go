@@ -2,8 +2,10 @@ package driver
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"io/fs"
 	"runtime"
+	"sync"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -31,11 +33,11 @@ func (d *Driver) Validate(ctx context.Context, req *pb.ValidateRequest) (*pb.Val
 	if err := domxml.Complete(def); err != nil {
 		return nil, err
 	}
-	env, err := d.environment(ctx, def)
+	b, err := d.emulator(ctx, def)
 	if err != nil {
 		return nil, err
 	}
-	if err := define.Complete(def, env); err != nil {
+	if err := define.Complete(def, d.envs.of(b)); err != nil {
 		return nil, err
 	}
 	text, err := domxml.Format(def)
@@ -45,15 +47,7 @@ func (d *Driver) Validate(ctx context.Context, req *pb.ValidateRequest) (*pb.Val
 	return &pb.ValidateResponse{Xml: text, Summary: domxml.Summarize(def)}, nil
 }
 
-// environment finds the emulator of a definition and what it can do.
-func (d *Driver) environment(ctx context.Context, def *libvirtxml.Domain) (define.Env, error) {
-	b, err := d.emulator(ctx, def)
-	if err != nil {
-		return define.Env{}, err
-	}
-	return d.env(b), nil
-}
-
+// emulator finds the emulator of a definition and what it can do.
 func (d *Driver) emulator(ctx context.Context, def *libvirtxml.Domain) (*probe.Binary, error) {
 	if def.Type != "kvm" && def.Type != "qemu" {
 		return nil, verr.New(verr.ConfigUnsupported, "the qemu driver has no domains of type '%s'", def.Type)
@@ -80,20 +74,44 @@ func (d *Driver) binary(ctx context.Context, def *libvirtxml.Domain, arch string
 		}
 		return b, nil
 	}
-	all, err := d.prober.All(ctx)
-	for _, b := range all {
-		if b.Arch == arch {
-			return b, nil
-		}
+	b, err := d.prober.OfArch(ctx, arch)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, verr.New(verr.ConfigUnsupported, "could not find an emulator for architecture '%s'", arch)
+	case err != nil:
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("find emulator for architecture %s: %w", arch, err)
-	}
-	return nil, verr.New(verr.ConfigUnsupported, "could not find an emulator for architecture '%s'", arch)
+	return b, nil
 }
 
-// env is what package define has to know of an emulator.
-func (d *Driver) env(b *probe.Binary) define.Env {
+// envs remembers what package define has to know of each emulator, which takes longer to put together than to use. It is safe
+// concurrently. The prober answers with another Binary when an emulator was replaced.
+type envs struct {
+	mu     sync.Mutex
+	byPath map[string]knownEnv
+}
+
+type knownEnv struct {
+	of  *probe.Binary
+	env define.Env
+}
+
+// of returns the Env of an emulator, which is shared and only to be read. It is without the firmware, which only a start needs.
+func (e *envs) of(b *probe.Binary) define.Env {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if known := e.byPath[b.Path]; known.of == b {
+		return known.env
+	}
+	if e.byPath == nil {
+		e.byPath = map[string]knownEnv{}
+	}
+	env := newEnv(b)
+	e.byPath[b.Path] = knownEnv{of: b, env: env}
+	return env
+}
+
+func newEnv(b *probe.Binary) define.Env {
 	env := define.Env{
 		Emulator: b.Path, Arch: b.Arch, DefaultMachine: b.DefaultMachine(), KVM: b.KVM,
 		Machines: map[string]string{}, Devices: map[string]bool{},
@@ -112,7 +130,6 @@ func (d *Driver) env(b *probe.Binary) define.Env {
 			env.CPUModels = append(env.CPUModels, model.Name)
 		}
 	}
-	env.Firmware = d.firmware()
 	return env
 }
 

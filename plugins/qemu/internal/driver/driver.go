@@ -45,6 +45,7 @@ type Driver struct {
 	log      hclog.Logger
 	prober   *probe.Prober
 	reporter *capabilities.Reporter
+	envs     envs
 	ports    ports
 	scanner  process.Scanner
 	keeper   ownership.Keeper

@@ -33,16 +33,31 @@ func find(dirs []string, goarch string) []string {
 		}
 	}
 	var paths []string
-	for i, target := range order {
-		names := []string{emulatorPrefix + target}
-		if i == 0 && len(native) > 0 {
-			names = append(names, "qemu-kvm")
-		}
-		if path := first(dirs, names); path != "" {
+	for _, target := range order {
+		if path := first(dirs, namesOf(target, goarch)); path != "" {
 			paths = append(paths, path)
 		}
 	}
 	return paths
+}
+
+// findArch returns the path that find has for an architecture's emulator, or "" where there is none.
+func findArch(dirs []string, goarch, arch string) string {
+	for _, target := range targets {
+		if archOf(target) == arch {
+			return first(dirs, namesOf(target, goarch))
+		}
+	}
+	return ""
+}
+
+// namesOf returns the names of the files that may be a target's emulator, the best first.
+func namesOf(target, goarch string) []string {
+	names := []string{emulatorPrefix + target}
+	if native := nativeTargets[goarch]; len(native) > 0 && native[0] == target {
+		names = append(names, "qemu-kvm")
+	}
+	return names
 }
 
 func first(dirs, names []string) string {

@@ -232,6 +232,34 @@ func TestAllSkipsTheBrokenOnesAndSaysSo(t *testing.T) {
 	}
 }
 
+func TestOnlyTheEmulatorOfTheArchitectureIsAsked(t *testing.T) {
+	good := realQEMU(t)
+	dir := t.TempDir()
+	for name, target := range map[string]string{"qemu-system-x86_64": good, "qemu-system-arm": "/bin/false", "qemu-system-ppc64": good} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := New(Options{Dirs: []string{dir}})
+	if b, err := p.OfArch(within(t), "x86_64"); err != nil || b.Path != filepath.Join(dir, "qemu-system-x86_64") {
+		t.Errorf("found %v, %v", b, err)
+	}
+	for _, arch := range []string{"s390x", "no-such"} {
+		if _, err := p.OfArch(within(t), arch); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", arch, err)
+		}
+	}
+	if _, err := p.OfArch(within(t), "ppc64"); err == nil || !strings.Contains(err.Error(), "x86_64") {
+		t.Errorf("an emulator under another's name: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "qemu-system-x86_64")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.OfArch(within(t), "x86_64"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after it was removed: %v", err)
+	}
+}
+
 func TestFindPutsNativeEmulatorsFirst(t *testing.T) {
 	early, late := t.TempDir(), t.TempDir()
 	for _, path := range []string{

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -126,6 +127,20 @@ func (p *Prober) learn(ctx context.Context, path, id string) (*Binary, error) {
 	p.remember(path, id, b)
 	p.save(ctx, path, id, b)
 	return b, nil
+}
+
+// OfArch finds the emulator for an architecture by libvirt's name, and tells what it can do. It looks for no others. Where there is
+// none the error wraps fs.ErrNotExist.
+func (p *Prober) OfArch(ctx context.Context, arch string) (*Binary, error) {
+	path := findArch(p.opts.Dirs, runtime.GOARCH, arch)
+	if path == "" {
+		return nil, fmt.Errorf("find emulator for architecture %q: %w", arch, fs.ErrNotExist)
+	}
+	b, err := p.Binary(ctx, path)
+	if err == nil && b.Arch != arch {
+		return nil, fmt.Errorf("emulator %q is for architecture %q, not %q", path, b.Arch, arch)
+	}
+	return b, err
 }
 
 // All finds and questions every emulator in the directories, those that can run the host's own architecture first. A broken

@@ -249,6 +249,9 @@ func TestWordsOfAQEMUThatEndsAtOnceReachTheClient(t *testing.T) {
 }
 
 func TestLinuxGuestFromStartToItsOwnEnd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a guest")
+	}
 	t.Parallel()
 	vmlinuz, initrd := kernel(t)
 	r := newRigWith(t, `<memory unit='MiB'>128</memory><os><type>hvm</type><kernel>`+vmlinuz+`</kernel><initrd>`+initrd+

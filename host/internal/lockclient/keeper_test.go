@@ -113,12 +113,14 @@ func TestKeeperBringsBackADaemonThatDied(t *testing.T) {
 			how(t, first.PID)
 			second := next(t, ready)
 			t.Logf("back after %v", time.Since(begun).Round(time.Millisecond))
-			if second.PID == first.PID || second.Held != 1 {
+			if second.PID == first.PID || second.Held+second.Unproven != 1 {
 				t.Errorf("after %+v came %+v", first, second)
 			}
-			if all, err := c.List(t.Context()); err != nil || len(all) != 1 || all[0].State != Held {
-				t.Errorf("leases are %+v, error %v", all, err)
-			}
+			// The kernel may still be closing the old daemon's descriptors when the new one looks; it looks again.
+			eventually(t, "the lease is not held again", func() bool {
+				all, err := c.List(t.Context())
+				return err == nil && len(all) == 1 && all[0].State == Held
+			})
 		})
 	}
 }

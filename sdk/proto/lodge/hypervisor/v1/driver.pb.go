@@ -891,7 +891,7 @@ type RecoverRequest struct {
 	Guest *Guest `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
 	// Its handle; absent if the answer to Start was lost.
 	Handle *Handle `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	// The definition that it was started with.
+	// The definition that a start was about to use, or the live XML of a guest that came to life.
 	Xml string `protobuf:"bytes,3,opt,name=xml,proto3" json:"xml,omitempty"`
 	// libvirt's domain id.
 	Id            int32 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`

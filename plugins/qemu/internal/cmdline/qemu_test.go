@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,6 +168,10 @@ func run(t *testing.T, c *cmdline.Command, commands ...string) []json.RawMessage
 
 func talk(path string, commands []string) ([]json.RawMessage, error) {
 	conn, err := net.Dial("unix", path)
+	for tries := 0; errors.Is(err, syscall.ECONNREFUSED) && tries < 500; tries++ {
+		time.Sleep(10 * time.Millisecond) // bound, and not listened on yet
+		conn, err = net.Dial("unix", path)
+	}
 	if err != nil {
 		return nil, err
 	}

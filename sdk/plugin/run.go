@@ -30,7 +30,7 @@ const (
 // run serves until the context ends, Shutdown is called or the core stays away for longer than grace; announce is called with the
 // socket's path once it is listened on.
 func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announce func(socket string) error) error {
-	if (p.Hypervisor == nil) == (p.LockManager == nil) {
+	if p.kinds() != 1 {
 		return errors.New("the plugin must have a driver, and only one")
 	}
 	if err := handshake.CheckDir(dir); err != nil {
@@ -81,14 +81,32 @@ func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announc
 	return end(service, served, orphaned)
 }
 
+// kinds counts the drivers that the plugin could make.
+func (p Plugin) kinds() int {
+	n := 0
+	for _, has := range []bool{p.Hypervisor != nil, p.LockManager != nil, p.Storage != nil} {
+		if has {
+			n++
+		}
+	}
+	return n
+}
+
 // make makes the driver and registers its services; it returns what may have optional interfaces.
 func (p Plugin) make(link *link, server *grpc.Server, done <-chan struct{}) (any, error) {
-	if p.LockManager != nil {
+	switch {
+	case p.LockManager != nil:
 		manager, err := p.LockManager(link)
 		if err == nil {
 			adapter.RegisterLock(server, manager, done)
 		}
 		return manager, err
+	case p.Storage != nil:
+		driver, err := p.Storage(link)
+		if err == nil {
+			adapter.RegisterStorage(server, driver)
+		}
+		return driver, err
 	}
 	driver, err := p.Hypervisor(link)
 	if err == nil {

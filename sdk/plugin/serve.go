@@ -17,6 +17,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/lock"
 	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
+	"github.com/lodgevirt/lodge/sdk/storage"
 )
 
 // OrphanGrace is how long a plugin goes on without a core before it ends, leaving its guests alone, unless the core said
@@ -36,6 +37,8 @@ type Plugin struct {
 	Hypervisor func(Core) (hypervisor.Driver, error)
 	// LockManager makes a lock manager, in the same way.
 	LockManager func(Core) (lock.Manager, error)
+	// Storage makes a storage driver, in the same way.
+	Storage func(Core) (storage.Driver, error)
 	// Commands are hidden sub-commands: when the first argument is one of the names, that function runs in place of the
 	// plugin, with the arguments after it, and its result is the exit status.
 	Commands map[string]func(args []string) int

@@ -40,7 +40,11 @@ const (
 	KindHypervisor Kind = "hypervisor"
 	// KindLock is a lock manager: it serves lock.v1.
 	KindLock Kind = "lock"
+	// KindStorage serves storage.v1.
+	KindStorage Kind = "storage"
 )
+
+var kinds = []Kind{KindHypervisor, KindLock, KindStorage}
 
 // Inventory says who keeps definitions.
 type Inventory string
@@ -111,6 +115,8 @@ type Manifest struct {
 	Inventory Inventory `toml:"inventory"`
 	// Disks says what the paths of its guests' disks are; "local" if it is not given.
 	Disks Disks `toml:"disks"`
+	// PoolTypes are the types of storage pools that it serves, for example "dir".
+	PoolTypes []string `toml:"pool_types"`
 	// Seeds: the connection has guests from its first use on, so the first client waits until they are there.
 	Seeds bool `toml:"seeds"`
 	// ErrorDomain is libvirt's virErrorDomain of its errors.
@@ -204,13 +210,20 @@ func (m *Manifest) check() error {
 		{m.Version == "" || len(m.Version) > maxText, "version is missing or too long"},
 		{m.Binary == "" || len(m.Binary) > 4096, "binary is missing or too long"},
 		{!filepath.IsAbs(m.Binary) && m.Binary != filepath.Base(m.Binary), "binary must be a file name or an absolute path"},
-		{m.Kind != KindHypervisor && m.Kind != KindLock, `kind must be "hypervisor" or "lock"`},
+		{!slices.Contains(kinds, m.Kind), fmt.Sprintf("kind must be one of %q", kinds)},
 		{len(m.Protocol) == 0 || len(m.Protocol) > maxList, "protocol must name the versions of the contract, for example [1]"},
 		{slices.ContainsFunc(m.Protocol, func(v int) bool { return v < 1 }), "protocol has a version below 1"},
 		{m.SHA256 != "" && !validSHA256.MatchString(m.SHA256), "sha256 must be 64 hexadecimal digits"},
 	}
-	if m.Kind == KindHypervisor {
+	switch m.Kind {
+	case KindHypervisor:
 		rules = append(rules, m.hypervisorRules()...)
+	case KindStorage:
+		rules = append(rules, rule{
+			len(m.PoolTypes) == 0 || len(m.PoolTypes) > maxList || slices.ContainsFunc(m.PoolTypes, func(t string) bool { return !validName.MatchString(t) }),
+			`pool_types must name types of pools, for example ["dir"]`,
+		})
+	case KindLock:
 	}
 	for _, r := range rules {
 		if r.wrong {

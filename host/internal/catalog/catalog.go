@@ -31,6 +31,8 @@ var (
 	bucketConfig  = []byte("config")
 	bucketLive    = []byte("live")
 	bucketPlugins = []byte("plugins")
+	bucketPools   = []byte("pools")
+	bucketSecrets = []byte("secrets")
 	keySchema     = []byte("schema")
 	keyStarts     = []byte("starts")
 )
@@ -69,7 +71,7 @@ func Open(path string) (*Catalog, error) {
 
 // prepare makes the buckets and counts the start.
 func prepare(tx *bolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketDomains, bucketConfig, bucketLive, bucketPlugins} {
+	for _, name := range [][]byte{bucketMeta, bucketDomains, bucketConfig, bucketLive, bucketPlugins, bucketPools, bucketSecrets} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return fmt.Errorf("make bucket %q: %w", name, err)
 		}

@@ -14,7 +14,7 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
-// Event is one thing that happened to a domain. Other kinds of object will be further fields beside Domain.
+// Event is one thing that happened to an object: a domain, a storage pool or a secret.
 type Event struct {
 	// Seq is the event's number on this host.
 	Seq uint64
@@ -26,6 +26,28 @@ type Event struct {
 	Name string
 	UUID uuid.UUID
 	ID   int32
-	// Domain is what happened, in the contract's terms.
+	// Domain is what happened to a domain, in the contract's terms.
 	Domain *pb.Event
+	// Pool is what happened to a storage pool.
+	Pool *Pool
+	// Secret is what happened to a secret; its Name is its usage.
+	Secret *Secret
+}
+
+// Pool is an event of a storage pool, which belongs to no connection.
+type Pool struct {
+	// Refreshed says that its volumes were looked at; else Lifecycle counts.
+	Refreshed bool
+	// Lifecycle is virStoragePoolEventLifecycleType.
+	Lifecycle int32
+}
+
+// Secret is an event of a secret, which belongs to no connection.
+type Secret struct {
+	// Changed says that its value is another one; else Lifecycle counts.
+	Changed bool
+	// Lifecycle is virSecretEventLifecycleType: 0 defined, 1 undefined.
+	Lifecycle int32
+	// UsageType is virSecretUsageType.
+	UsageType int32
 }

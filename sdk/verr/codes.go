@@ -31,6 +31,7 @@ const (
 	OperationInvalid     Code = 55
 	NoInterface          Code = 57
 	NoNWFilter           Code = 62
+	InvalidSecret        Code = 65
 	NoSecret             Code = 66
 	ConfigUnsupported    Code = 67
 	OperationTimeout     Code = 68

@@ -28,6 +28,7 @@ var phrases = map[verr.Code]string{
 	verr.OperationInvalid:     "Requested operation is not valid",
 	verr.NoInterface:          "Interface not found",
 	verr.NoNWFilter:           "Network filter not found",
+	verr.InvalidSecret:        "Invalid secret",
 	verr.NoSecret:             "Secret not found",
 	verr.ConfigUnsupported:    "unsupported configuration",
 	verr.OperationTimeout:     "Timed out during operation",

@@ -18,6 +18,8 @@ type Pool struct {
 	// Active says that the pool shall be usable, and Boot on which boot of the machine it was made so.
 	Active bool   `json:"active,omitempty"`
 	Boot   string `json:"boot,omitempty"`
+	// Started is the last boot on which the pool was started because of Autostart.
+	Started string `json:"started,omitempty"`
 	// Target is the path of the pool, or empty.
 	Target string `json:"target,omitempty"`
 	// Exclusive is what no other pool may have too.

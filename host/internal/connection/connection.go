@@ -15,7 +15,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
-	"github.com/lodgevirt/lodge/host/internal/images"
+	"github.com/lodgevirt/lodge/host/internal/pool"
+	"github.com/lodgevirt/lodge/host/internal/secret"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -38,8 +39,9 @@ type Config struct {
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
 	Domains *domain.Inventory
-	// Images are the folders of this machine that are shown as storage pools; nil if guests' disks are not here.
-	Images *images.Pools
+	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
+	Pools   *pool.Inventory
+	Secrets *secret.Store
 	// Seeds: the driver brings guests at the first use, which the first client waits for.
 	Seeds bool
 	// Plugin carries calls to the driver.
@@ -58,8 +60,9 @@ type Connection struct {
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
 	Domains *domain.Inventory
-	// Images are the folders of this machine that are shown as storage pools; nil if guests' disks are not here.
-	Images *images.Pools
+	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
+	Pools   *pool.Inventory
+	Secrets *secret.Store
 
 	cfg     Config
 	driver  pb.DriverServiceClient
@@ -74,7 +77,7 @@ type Connection struct {
 func New(cfg Config) *Connection {
 	c := &Connection{
 		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
-		Images: cfg.Images, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
+		Pools: cfg.Pools, Secrets: cfg.Secrets, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
 	if !cfg.Seeds || cfg.Domains.Seeded() {
 		c.Settled()

@@ -30,6 +30,8 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockmanager"
 	"github.com/lodgevirt/lodge/host/internal/node"
+	"github.com/lodgevirt/lodge/host/internal/pool"
+	"github.com/lodgevirt/lodge/host/internal/secret"
 )
 
 // eventsPerStart separates the sequence numbers of two starts of the core.
@@ -66,6 +68,9 @@ type Host struct {
 	debts       lockmanager.Debts
 	lockPlugin  *lockPlugin  // the lock manager in place of the lock daemon, or nil
 	settled     atomic.Int64 // pid of the lock daemon that knows all guests
+	storage     []*storagePlugin
+	pools       *pool.Inventory
+	secrets     *secret.Store
 	drivers     []*driver
 	inventories []*domain.Inventory
 	router      *connection.Router
@@ -144,6 +149,9 @@ func (h *Host) Run(ctx context.Context) error {
 	} else {
 		g.Go(func() error { return ended(h.keepLockDaemon(gctx)) })
 		g.Go(func() error { return h.debts.Pay(gctx, h.locks) })
+	}
+	for _, s := range h.storage {
+		g.Go(func() error { return ended(s.run(gctx)) })
 	}
 	for _, d := range h.drivers {
 		g.Go(func() error {

@@ -1,7 +1,6 @@
 package core
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -15,9 +14,10 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/config"
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
-	"github.com/lodgevirt/lodge/host/internal/images"
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 	"github.com/lodgevirt/lodge/host/internal/node"
+	"github.com/lodgevirt/lodge/host/internal/pool"
+	"github.com/lodgevirt/lodge/host/internal/secret"
 	"github.com/lodgevirt/lodge/host/internal/supervise"
 	"github.com/lodgevirt/lodge/sdk/fdpass"
 	corev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1"
@@ -60,8 +60,7 @@ func (d *driver) inventories() []*domain.Inventory {
 	return all
 }
 
-// addDrivers reads the manifests and makes a driver of each that is enabled, the lock manager first, since the others use it. One that
-// is wrong is left out, and the log says why.
+// addDrivers reads the manifests and makes a driver of each that is enabled. One that is wrong is left out, and the log says why.
 func (h *Host) addDrivers() error {
 	found := map[string]*manifest.Manifest{}
 	var ordered []*manifest.Manifest
@@ -77,10 +76,20 @@ func (h *Host) addDrivers() error {
 			}
 		}
 	}
-	slices.SortStableFunc(ordered, func(a, b *manifest.Manifest) int { return cmp.Compare(rank(a), rank(b)) })
-	for _, m := range ordered {
-		if err := h.add(m); err != nil {
-			return fmt.Errorf("plugin %q: %w", m.Name, err)
+	// Hypervisors come last, since they use what the others serve.
+	for _, kind := range []manifest.Kind{manifest.KindLock, manifest.KindStorage, manifest.KindHypervisor} {
+		if kind == manifest.KindHypervisor {
+			if err := h.openPools(); err != nil {
+				return err
+			}
+		}
+		for _, m := range ordered {
+			if m.Kind != kind {
+				continue
+			}
+			if err := h.add(m); err != nil {
+				return fmt.Errorf("plugin %q: %w", m.Name, err)
+			}
 		}
 	}
 	for _, name := range h.cfg.Settings.Plugins.Enabled {
@@ -95,14 +104,6 @@ func (h *Host) addDrivers() error {
 	return nil
 }
 
-// rank orders plugins by who uses whom.
-func rank(m *manifest.Manifest) int {
-	if m.Kind == manifest.KindLock {
-		return 0
-	}
-	return 1
-}
-
 // enabled reports whether a plugin is to be used: a driver that the list of enabled ones has, and the one lock manager that is named.
 func (h *Host) enabled(m *manifest.Manifest) bool {
 	if m.Kind == manifest.KindLock {
@@ -113,8 +114,12 @@ func (h *Host) enabled(m *manifest.Manifest) bool {
 }
 
 func (h *Host) add(m *manifest.Manifest) error {
-	if m.Kind == manifest.KindLock {
+	switch m.Kind {
+	case manifest.KindLock:
 		return h.addLockPlugin(m)
+	case manifest.KindStorage:
+		return h.addStorage(m)
+	case manifest.KindHypervisor:
 	}
 	return h.addDriver(m)
 }
@@ -155,7 +160,7 @@ func (d *driver) connect() error {
 		}
 		conn := connection.New(connection.Config{
 			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: inv, Seeds: m.Seeds,
-			Images: d.images(inv), Plugin: d.plugin, Host: h.machine,
+			Pools: d.pools(), Secrets: d.secrets(), Plugin: d.plugin, Host: h.machine,
 		})
 		h.router.Add(conn, paths[1:]...)
 		h.inventories = append(h.inventories, inv)
@@ -164,12 +169,19 @@ func (d *driver) connect() error {
 	return nil
 }
 
-// images are the storage pools of a connection: folders of this machine, for guests whose disks are here.
-func (d *driver) images(inv *domain.Inventory) *images.Pools {
+// pools and secrets are the host's, for guests whose disks are on this machine.
+func (d *driver) pools() *pool.Inventory {
 	if d.manifest.Disks != manifest.DisksLocal {
 		return nil
 	}
-	return images.New(inv.DiskFolders)
+	return d.host.pools
+}
+
+func (d *driver) secrets() *secret.Store {
+	if d.manifest.Disks != manifest.DisksLocal {
+		return nil
+	}
+	return d.host.secrets
 }
 
 // paths orders a driver's connections: root is served by "system", whatever it asks for, and a user by "session" alone.

@@ -22,12 +22,15 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/event"
-	"github.com/lodgevirt/lodge/host/internal/images"
 	"github.com/lodgevirt/lodge/host/internal/lockmanager"
 	"github.com/lodgevirt/lodge/host/internal/node"
+	"github.com/lodgevirt/lodge/host/internal/pool"
+	"github.com/lodgevirt/lodge/host/internal/pool/pooltest"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/host/internal/secret"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	"github.com/lodgevirt/lodge/sdk/domxml"
+	"github.com/lodgevirt/lodge/sdk/faketest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -159,6 +162,17 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secrets, err := secret.Open(cat, b.bus, secret.KeySource{File: filepath.Join(t.TempDir(), "key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pools, err := pool.New(pool.Config{
+		Catalog: cat, Events: b.bus, Secrets: secrets, Boot: "boot", Log: hclog.NewNullLogger(),
+		Backends: map[string]grpc.ClientConnInterface{pooltest.Type: faketest.Client(t, pooltest.New().Plugin())},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	router := connection.NewRouter()
 	host := node.New(node.Options{})
 	router.Add(connection.New(connection.Config{
@@ -166,7 +180,7 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	}))
 	router.Add(connection.New(connection.Config{
 		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
-		Images: images.New(func() []string { return []string{b.folder} }),
+		Pools: pools, Secrets: secrets,
 	}))
 	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits, Policy: policy})
 	b.listen()

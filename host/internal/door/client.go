@@ -97,9 +97,7 @@ func (c *client) take(ctx context.Context, f rpc.Frame) (more bool, err error) {
 	case rpc.Stream:
 		c.streams.take(f)
 	case rpc.StreamHole:
-		if c.streams.get(f.Header) != nil {
-			return false, errHole
-		}
+		return true, c.streams.takeHole(f)
 	case rpc.Message:
 		return true, c.alive.message(f.Header)
 	case rpc.Reply, rpc.ReplyWithFDs:

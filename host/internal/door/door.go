@@ -29,6 +29,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/event"
+	"github.com/lodgevirt/lodge/host/internal/images"
 )
 
 // Opener finds the connection for a URI as it arrives; it answers from memory.
@@ -54,7 +55,8 @@ type Config struct {
 
 // Server serves libvirt's clients on any number of listeners.
 type Server struct {
-	cfg Config
+	images *images.Looker
+	cfg    Config
 	// nextClient and nextCallback number clients and event callbacks; callbacks are unique in the whole daemon.
 	nextClient, nextCallback atomic.Int32
 	// buffers are the payloads under construction: *[]byte.
@@ -78,7 +80,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, listeners: map[net.Listener]struct{}{}, clients: map[*client]struct{}{},
-		buffers: sync.Pool{New: func() any { return new([]byte) }},
+		buffers: sync.Pool{New: func() any { return new([]byte) }}, images: images.New(),
 	}
 }
 

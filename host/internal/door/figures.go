@@ -220,8 +220,7 @@ func domainGetBlockInfo(ctx context.Context, s *session, args *libvirt.DomainGet
 
 // imageInfo reads the sizes of a disk's image of a domain that does not run.
 func (s *session) imageInfo(ctx context.Context, ref libvirt.Domain, path string) (*libvirt.DomainGetBlockInfoRet, error) {
-	pools := s.connection().Images
-	if pools == nil {
+	if s.connection().Pools == nil {
 		return nil, errNotRunning
 	}
 	d, err := s.domain(ref)
@@ -236,11 +235,8 @@ func (s *session) imageInfo(ctx context.Context, ref libvirt.Domain, path string
 		if path == "" || disk.Target != path && disk.Path != path {
 			continue
 		}
-		v, err := pools.Lookup(ctx, disk.Path, true)
-		if err != nil {
-			return nil, err
-		}
-		return &libvirt.DomainGetBlockInfoRet{Allocation: v.Allocation, Capacity: v.Capacity, Physical: v.Physical}, nil
+		sizes, err := s.server.images.Sizes(ctx, disk.Path)
+		return &libvirt.DomainGetBlockInfoRet{Allocation: sizes.Allocation, Capacity: sizes.Capacity, Physical: sizes.Physical}, err
 	}
 	return nil, verr.New(verr.InvalidArg, "invalid path %s not assigned to domain", path)
 }

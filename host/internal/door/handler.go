@@ -55,6 +55,11 @@ func waiting[A, R any](f func(ctx context.Context, s *session, args *A) (*R, err
 	}}
 }
 
+// waitingFor makes a handler of a function that waits for the disk of the core and nothing else.
+func waitingFor[A, R any](f func(s *session, args *A) (*R, error)) *handler {
+	return waiting(func(_ context.Context, s *session, args *A) (*R, error) { return f(s, args) })
+}
+
 // order makes a handler of a function that may wait and has no reply.
 func order[A any](f func(ctx context.Context, s *session, args *A) error) *handler {
 	return waiting(func(ctx context.Context, s *session, args *A) (*void, error) { return nil, f(ctx, s, args) })

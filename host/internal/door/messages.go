@@ -82,8 +82,18 @@ func (t translated) forCallback(id int32) []byte {
 	return append(b, t.body...)
 }
 
-// translate returns the kinds of libvirt's events that an event is; an I/O error is two.
-func translate(ev event.Event) []translated {
+// translate returns what an event is about, and the kinds of libvirt's events that it is; an I/O error is two.
+func translate(ev event.Event) (objectKind, []translated) {
+	switch {
+	case ev.Pool != nil:
+		return aboutPool, poolEvent(ev)
+	case ev.Secret != nil:
+		return aboutSecret, secretEvent(ev)
+	}
+	return aboutDomain, domainEvent(ev)
+}
+
+func domainEvent(ev event.Event) []translated {
 	dom := libvirt.Domain{Name: ev.Name, UUID: libvirt.UUID(ev.UUID), ID: ev.ID}
 	switch e := ev.Domain.GetEvent().(type) {
 	case *pb.Event_Lifecycle:

@@ -31,7 +31,7 @@ const (
 	early
 	// goodbye: the connection ends after the reply.
 	goodbye
-	// local: served only where guests' disks are on this machine.
+	// local: served only where guests' disks are on this machine, and so its storage pools and secrets theirs.
 	local
 	// message: an event's number, which only the server sends.
 	message

@@ -39,7 +39,7 @@ func (s *session) admit(p *procedure) error {
 		return errNotOpen
 	case p.flags&changes != 0 && s.readOnly.Load():
 		return denied(p.name)
-	case p.handler == nil, p.flags&local != 0 && s.connection().Images == nil:
+	case p.handler == nil, p.flags&local != 0 && s.connection().Pools == nil:
 		return verr.New(verr.NoSupport, "%s", p.name)
 	}
 	return nil

@@ -10,12 +10,15 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/host/internal/xdr"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 const (
 	// streamChunk is how much of a stream one frame to the client carries, in bytes; libvirt's clients take at most 262120.
 	streamChunk = 64 << 10
+	// maxChunk is the most of it, for devices that read in pieces of their own.
+	maxChunk = 262120
 	// smallFrame is what a frame from the client counts for at least, so that tiny ones are bounded in number too.
 	smallFrame = 4 << 10
 )
@@ -40,12 +43,24 @@ type stream struct {
 	header rpc.Header
 	device io.ReadWriteCloser
 	cancel context.CancelFunc
-	in     chan []byte
+	in     chan inbound
 	room   *semaphore.Weighted
 
 	finished, once sync.Once
 	// done is closed when the stream has ended.
 	done chan struct{}
+}
+
+// inbound is what the client sent: data, a hole, or with neither its end of the stream.
+type inbound struct {
+	data []byte
+	hole uint64
+}
+
+// streamHole is the payload of a hole.
+type streamHole struct {
+	Length int64
+	Flags  uint32
 }
 
 // begin starts to copy. The reply of the call has been sent, and add has counted the two goroutines.
@@ -62,6 +77,10 @@ func (st *stream) begin() {
 
 // copyOut sends what the device says.
 func (st *stream) copyOut() {
+	if device, ok := st.device.(sparse); ok {
+		st.copyPieces(device)
+		return
+	}
 	buf := make([]byte, streamChunk)
 	for {
 		n, err := st.device.Read(buf)
@@ -69,13 +88,39 @@ func (st *stream) copyOut() {
 			st.end()
 			return
 		}
-		switch {
-		case err == nil:
-		case errors.Is(err, io.EOF):
-			_ = st.send(rpc.Continue, nil)
+		if err != nil {
+			st.stop(err)
 			return
-		default:
-			st.fail(err)
+		}
+	}
+}
+
+// stop tells the client of a device's end.
+func (st *stream) stop(err error) {
+	if errors.Is(err, io.EOF) {
+		_ = st.send(rpc.Continue, nil)
+		return
+	}
+	st.fail(err)
+}
+
+// copyPieces sends what a device with holes says.
+func (st *stream) copyPieces(device sparse) {
+	for {
+		data, hole, err := device.piece()
+		if err != nil {
+			st.stop(err)
+			return
+		}
+		for len(data) > 0 && err == nil {
+			n := min(len(data), maxChunk)
+			err, data = st.send(rpc.Continue, data[:n]), data[n:]
+		}
+		if hole > 0 && err == nil {
+			err = st.sendHole(hole)
+		}
+		if err != nil {
+			st.end()
 			return
 		}
 	}
@@ -87,20 +132,43 @@ func (st *stream) copyIn() {
 		select {
 		case <-st.done:
 			return
-		case data := <-st.in:
-			if data == nil {
-				_ = st.send(rpc.OK, nil)
-				st.end()
+		case in := <-st.in:
+			if in.data == nil && in.hole == 0 {
+				st.close()
 				return
 			}
-			_, err := st.device.Write(data)
-			st.room.Release(weight(len(data), st.owner.lim.StreamBytes))
-			if err != nil {
+			if err := st.give(in); err != nil {
 				st.fail(err)
 				return
 			}
 		}
 	}
+}
+
+// give hands the device one thing that the client sent.
+func (st *stream) give(in inbound) error {
+	if in.hole > 0 {
+		device, ok := st.device.(sparse)
+		if !ok {
+			return errHole
+		}
+		return device.hole(in.hole)
+	}
+	_, err := st.device.Write(in.data)
+	st.room.Release(weight(len(in.data), st.owner.lim.StreamBytes))
+	return err
+}
+
+// close confirms the client's end of the stream once the device has all.
+func (st *stream) close() {
+	if device, ok := st.device.(finisher); ok {
+		if err := device.finish(); err != nil {
+			st.fail(err)
+			return
+		}
+	}
+	_ = st.send(rpc.OK, nil)
+	st.end()
 }
 
 // weight is what a frame takes of a stream's room.
@@ -120,8 +188,13 @@ func (st *stream) put(data []byte) {
 			return
 		}
 	}
+	st.queue(inbound{data: append([]byte(nil), data...)})
+}
+
+// queue hands something to copyIn.
+func (st *stream) queue(in inbound) {
 	select {
-	case st.in <- append([]byte(nil), data...):
+	case st.in <- in:
 	case <-st.done:
 	}
 }
@@ -135,6 +208,22 @@ func (st *stream) send(status rpc.Status, payload []byte) error {
 	}
 	h := st.header
 	h.Type, h.Status = rpc.Stream, status
+	return st.owner.w.Send(h, payload)
+}
+
+// sendHole sends a hole, unless the stream has ended.
+func (st *stream) sendHole(length uint64) error {
+	select {
+	case <-st.done:
+		return errStreamEnded
+	default:
+	}
+	payload, err := xdr.Append(nil, &streamHole{Length: int64(length)})
+	if err != nil {
+		return err
+	}
+	h := st.header
+	h.Type, h.Status = rpc.StreamHole, rpc.Continue
 	return st.owner.w.Send(h, payload)
 }
 
@@ -152,10 +241,7 @@ func (st *stream) fail(err error) {
 func (st *stream) finish() {
 	st.finished.Do(func() {
 		time.AfterFunc(st.owner.lim.StreamTimeout, func() { st.fail(errStuck) })
-		select {
-		case st.in <- nil:
-		case <-st.done:
-		}
+		st.queue(inbound{})
 	})
 }
 

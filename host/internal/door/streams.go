@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/host/internal/xdr"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -40,7 +41,7 @@ func (ss *streams) add(h rpc.Header, device io.ReadWriteCloser, cancel context.C
 	room := ss.lim.StreamBytes
 	st := &stream{
 		owner: ss, header: h, device: device, cancel: cancel, room: semaphore.NewWeighted(int64(room)),
-		in: make(chan []byte, room/smallFrame+2), done: make(chan struct{}),
+		in: make(chan inbound, room/smallFrame+2), done: make(chan struct{}),
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -85,6 +86,23 @@ func (ss *streams) take(f rpc.Frame) {
 	case rpc.Failed:
 		st.abort()
 	}
+}
+
+// takeHole deals with a hole in a stream. One in a stream that knows none ends the connection.
+func (ss *streams) takeHole(f rpc.Frame) error {
+	st := ss.get(f.Header)
+	if st == nil {
+		return nil
+	}
+	if _, ok := st.device.(sparse); !ok {
+		return errHole
+	}
+	var h streamHole
+	if _, err := xdr.Unmarshal(f.Payload, &h); err != nil || h.Length < 0 || h.Flags != 0 {
+		return errHole
+	}
+	st.queue(inbound{hole: uint64(h.Length)})
+	return nil
 }
 
 // close ends all streams and waits for their goroutines.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"sync"
 
-	libvirt "github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/event"
@@ -39,26 +38,37 @@ type subscriptions struct {
 	closed bool
 }
 
-// callback is one registration: which events of which connection, and of one domain if that is set.
+// callback is one registration: which events of which kind of object, of a domain's connection, and of one object if that is set.
 type callback struct {
+	kind    objectKind
 	uri     string
 	eventID int32
-	domain  *uuid.UUID
+	object  *uuid.UUID
 }
+
+// objectKind is what an event is about.
+type objectKind int
+
+const (
+	aboutDomain objectKind = iota
+	aboutPool
+	aboutSecret
+)
+
+// eventKinds are the kinds of object, and how many kinds of events each has.
+var eventKinds = map[objectKind]struct {
+	name string
+	ids  int32
+}{aboutDomain: {"domain", domainEventIDs}, aboutPool: {"storage pool", 2}, aboutSecret: {"secret", 2}}
 
 func newSubscriptions(s *Server, w *rpc.Writer, disconnect func(error)) *subscriptions {
 	return &subscriptions{server: s, w: w, disconnect: disconnect, callbacks: map[int32]callback{}}
 }
 
 // register adds a callback and returns its id.
-func (ss *subscriptions) register(uri string, eventID int32, dom libvirt.OptDomain) (int32, error) {
-	if eventID < 0 || eventID >= domainEventIDs {
-		return 0, rpcInternal("unsupported event ID %d", eventID)
-	}
-	cb := callback{uri: uri, eventID: eventID}
-	if len(dom) > 0 {
-		id := uuid.UUID(dom[0].UUID)
-		cb.domain = &id
+func (ss *subscriptions) register(cb callback) (int32, error) {
+	if cb.eventID < 0 || cb.eventID >= eventKinds[cb.kind].ids {
+		return 0, rpcInternal("unsupported event ID %d", cb.eventID)
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -71,12 +81,12 @@ func (ss *subscriptions) register(uri string, eventID int32, dom libvirt.OptDoma
 	return id, nil
 }
 
-// deregister removes a callback.
-func (ss *subscriptions) deregister(id int32) error {
+// deregister removes a callback of a kind.
+func (ss *subscriptions) deregister(kind objectKind, id int32) error {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if _, ok := ss.callbacks[id]; !ok {
-		return rpcInternal("domain event callback %d not registered", id)
+	if cb, ok := ss.callbacks[id]; !ok || cb.kind != kind {
+		return rpcInternal("%s event callback %d not registered", eventKinds[kind].name, id)
 	}
 	delete(ss.callbacks, id)
 	return nil
@@ -143,16 +153,16 @@ func (m outgoing) header() rpc.Header {
 
 // messages returns what an event means to this client: a message for each callback that matches.
 func (ss *subscriptions) messages(ev event.Event) []outgoing {
-	kinds := translate(ev)
+	kind, kinds := translate(ev)
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	var out []outgoing
 	for _, k := range kinds {
-		if k.eventID < legacyEventIDs && ss.legacy[k.eventID] == ev.URI {
+		if kind == aboutDomain && k.eventID < legacyEventIDs && ss.legacy[k.eventID] == ev.URI {
 			out = append(out, outgoing{k.legacy, k.body})
 		}
 		for id, cb := range ss.callbacks {
-			if cb.matches(ev, k.eventID) {
+			if cb.kind == kind && cb.matches(ev, k.eventID) {
 				out = append(out, outgoing{k.modern, k.forCallback(id)})
 			}
 		}
@@ -161,7 +171,7 @@ func (ss *subscriptions) messages(ev event.Event) []outgoing {
 }
 
 func (cb callback) matches(ev event.Event, eventID int32) bool {
-	return cb.eventID == eventID && cb.uri == ev.URI && (cb.domain == nil || *cb.domain == ev.UUID)
+	return cb.eventID == eventID && cb.uri == ev.URI && (cb.object == nil || *cb.object == ev.UUID)
 }
 
 // close unsubscribes and waits for the goroutine.

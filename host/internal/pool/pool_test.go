@@ -143,12 +143,12 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, call := range []string{"start", "refresh"} {
-		b.shelf.refuse = map[string]error{call: verr.New(verr.OperationFailed, "no")}
+		b.shelf.Refuse = map[string]error{call: verr.New(verr.OperationFailed, "no")}
 		if err := p.Start(t.Context(), 0); code(err) != verr.OperationFailed {
 			t.Errorf("start when %s fails: %v", call, err)
 		}
-		if v := p.View(); v.Active() || b.shelf.active["one"] {
-			t.Errorf("after a failed %s: %+v, the driver's is %v", call, v, b.shelf.active["one"])
+		if v := p.View(); v.Active() || b.shelf.Active["one"] {
+			t.Errorf("after a failed %s: %+v, the driver's is %v", call, v, b.shelf.Active["one"])
 		}
 	}
 }
@@ -162,7 +162,7 @@ func TestSecretsAreBroughtAlong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := b.shelf.secrets; len(s) != 1 || string(s[0].Value) != "open sesame" {
+	if s := b.shelf.Secrets; len(s) != 1 || string(s[0].Value) != "open sesame" {
 		t.Errorf("the driver got %v", s)
 	}
 	if xml, err := p.XML(t.Context(), 0); err != nil || strings.Contains(xml, "sesame") {
@@ -177,9 +177,9 @@ func TestRefreshHoldsUpNobody(t *testing.T) {
 	gone := b.volume(p, "gone")
 	b.volume(p, "stays")
 	hold := make(chan struct{})
-	b.shelf.mu.Lock()
-	b.shelf.hold = hold
-	b.shelf.mu.Unlock()
+	b.shelf.Lock()
+	b.shelf.Hold = hold
+	b.shelf.Unlock()
 	var refresh sync.WaitGroup
 	refresh.Go(func() {
 		if err := p.Refresh(t.Context()); err != nil {
@@ -210,7 +210,7 @@ func TestChangeWhoseAnswerIsBadIsLookedAt(t *testing.T) {
 	b := newBench(t)
 	p := b.running("one")
 	v := b.volume(p, "v")
-	b.shelf.refuse = map[string]error{"created": verr.New(verr.OperationFailed, "made, and then failed"), "removed": verr.New(verr.OperationFailed, "gone, and then failed")}
+	b.shelf.Refuse = map[string]error{"created": verr.New(verr.OperationFailed, "made, and then failed"), "removed": verr.New(verr.OperationFailed, "gone, and then failed")}
 	if _, err := p.CreateVolume(t.Context(), volXML("w"), 0, nil); code(err) != verr.OperationFailed {
 		t.Fatal(err)
 	}
@@ -329,15 +329,24 @@ func TestPoolsComeBack(t *testing.T) {
 			t.Errorf("volumes are %q", got)
 		}
 	})
-	b.Recover(t.Context(), b.conn, []string{"shelf"}, false)
+	b.Recover(t.Context(), b.conn, []string{"shelf"})
 	ask.Wait()
-	if boot, err := b.ByName("boot"); err != nil || boot.state.Load().Active() {
-		t.Errorf("pool to start at boot is %+v, error %v", boot, err)
+	boot, err = b.ByName("boot")
+	if err != nil || !boot.state.Load().Active() {
+		t.Fatalf("pool to start at boot is %+v, error %v", boot, err)
+	}
+	if err := boot.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.restart()
+	b.Recover(t.Context(), b.conn, []string{"shelf"})
+	if boot, err = b.ByName("boot"); err != nil || boot.state.Load().Active() {
+		t.Fatalf("pool that was stopped on this boot is %+v, error %v", boot, err)
 	}
 	b.boot = "second"
-	b.shelf.active = map[string]bool{}
+	b.shelf.Active = map[string]bool{}
 	b.restart()
-	b.Recover(t.Context(), b.conn, []string{"shelf"}, true)
+	b.Recover(t.Context(), b.conn, []string{"shelf"})
 	var got []string
 	for _, p := range b.All() {
 		v := p.View()

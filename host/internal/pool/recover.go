@@ -16,12 +16,15 @@ const retryEvery = 15 * time.Second
 // Waiting reports whether a driver of some pool types has work at the start of the core: pools in use, or to be started at boot.
 func (i *Inventory) Waiting(types []string) bool {
 	for _, p := range i.of(types) {
-		if s := p.state.Load(); s.Active() || s.Autostart {
+		if s := p.state.Load(); s.Active() || s.due(i.cfg.Boot) {
 			return true
 		}
 	}
 	return false
 }
+
+// due reports whether the pool is to be started because of this boot.
+func (s *state) due(boot string) bool { return s.Autostart && s.record.Started != boot }
 
 // of returns the pools of some types.
 func (i *Inventory) of(types []string) []*Pool {
@@ -38,14 +41,14 @@ func (i *Inventory) of(types []string) []*Pool {
 	return pools
 }
 
-// Recover makes the pools of some types usable again by a driver process that has just come up, starts those that are to be started at
-// boot, and looks at them; each for itself, and again and again where the storage does not answer. It ends with the context, which is
+// Recover makes the pools of some types usable again by a driver process that has just come up, starts those that this boot is to start, and
+// looks at them; each for itself, and again and again where the storage does not answer. It ends with the context, which is
 // the process's.
-func (i *Inventory) Recover(ctx context.Context, conn grpc.ClientConnInterface, types []string, boot bool) {
+func (i *Inventory) Recover(ctx context.Context, conn grpc.ClientConnInterface, types []string) {
 	var all sync.WaitGroup
 	for _, p := range i.of(types) {
 		all.Go(func() {
-			for !p.recover(ctx, conn, boot) {
+			for !p.recover(ctx, conn) {
 				select {
 				case <-ctx.Done():
 					return
@@ -58,7 +61,7 @@ func (i *Inventory) Recover(ctx context.Context, conn grpc.ClientConnInterface, 
 }
 
 // recover makes one pool usable, and reports whether nothing is left to be done.
-func (p *Pool) recover(ctx context.Context, conn grpc.ClientConnInterface, boot bool) bool {
+func (p *Pool) recover(ctx context.Context, conn grpc.ClientConnInterface) bool {
 	j, err := p.begin(ctx)
 	if err != nil {
 		return ctx.Err() != nil || p.state.Load().gone
@@ -68,7 +71,8 @@ func (p *Pool) recover(ctx context.Context, conn grpc.ClientConnInterface, boot 
 	switch {
 	case s.Active():
 		err = j.reclaim(conn, s)
-	case boot && s.Autostart:
+	case s.due(p.inv.cfg.Boot):
+		s.record.Started = p.inv.cfg.Boot
 		err = j.start(s, 0)
 	default:
 		return true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -11,7 +12,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// Download is a volume that is being read. It is used by one goroutine and ended with Close.
+// Download is a volume that is being read. Next is called by one goroutine; Close ends it, from any.
 type Download struct {
 	stream  grpc.ServerStreamingClient[pb.DownloadResponse]
 	cancel  context.CancelFunc
@@ -24,7 +25,7 @@ func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool
 	if err != nil {
 		return nil, err
 	}
-	d := &Download{release: release}
+	d := &Download{release: sync.OnceFunc(release)}
 	ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	conn, ref, err := v.Pool.driver(ctx)
 	if err == nil {
@@ -51,13 +52,14 @@ func (d *Download) Next() (data []byte, hole uint64, err error) {
 	return msg.GetData(), msg.GetHole(), nil
 }
 
-// Close ends the reading, and a Next under way.
+// Close ends the reading, and a Next under way. It may be repeated.
 func (d *Download) Close() {
 	d.cancel()
 	d.release()
 }
 
-// Upload is a volume that is being written. It is used by one goroutine and ended with Finish or Abort.
+// Upload is a volume that is being written. Its other methods are called by one goroutine; Finish or Abort ends it,
+// Abort from any.
 type Upload struct {
 	volume  Volume
 	stream  grpc.BidiStreamingClient[pb.UploadRequest, pb.UploadResponse]
@@ -71,7 +73,7 @@ func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, err
 	if err != nil {
 		return nil, err
 	}
-	u := &Upload{volume: v, release: release}
+	u := &Upload{volume: v, release: sync.OnceFunc(release)}
 	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	conn, ref, err := v.Pool.driver(ctx)
 	if err == nil {
@@ -127,7 +129,7 @@ func (u *Upload) Finish(ctx context.Context) error {
 	return nil
 }
 
-// Abort ends the writing where it is, and a Write under way.
+// Abort ends the writing where it is, and a Write under way. It may be repeated, and called after Finish.
 func (u *Upload) Abort() {
 	u.cancel()
 	u.release()

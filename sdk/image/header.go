@@ -1,4 +1,9 @@
-package images
+// Package image reads the headers of disk images, for storage drivers and the core.
+//
+// Whatever is in a header was perhaps written by a guest: only sizes, features and names are read, bounded, and nothing that it names is
+// opened. A format that a header states is what it looks like, not what it may be used as. Functions keep nothing and are safe
+// concurrently.
+package image
 
 import (
 	"encoding/binary"
@@ -7,6 +12,8 @@ import (
 	"io"
 	"math"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Image is what the header of an image says; whatever it is was perhaps written by a guest.
@@ -186,4 +193,10 @@ func knownFormat(name string) string {
 func hasProtocol(name string) bool {
 	colon, slash := strings.IndexByte(name, ':'), strings.IndexByte(name, '/')
 	return colon >= 0 && (slash < 0 || colon < slash)
+}
+
+// printable reports whether a name can be told in XML and in a table.
+func printable(name string) bool {
+	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r == utf8.RuneError || r == '\uFFFE' || r == '\uFFFF' })
 }

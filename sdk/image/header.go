@@ -28,6 +28,10 @@ type Image struct {
 	ClusterSize uint64
 	// LazyRefcounts and ExtendedL2 are features of a qcow2 image.
 	LazyRefcounts, ExtendedL2 bool
+	// Encrypted says that the content is encrypted by LUKS: that of a qcow2 image, or all of it for the format "luks".
+	Encrypted bool
+	// Offset is where the content begins, in bytes, for encrypted volumes whose header says it; it is not a part of the size.
+	Offset uint64
 	// Backing is the path of the image below as the header has it, "" if there is none or its name is a URL. It is not opened.
 	Backing string
 	// BackingFormat is the format that the header gives the image below, "" if it gives none.
@@ -89,6 +93,9 @@ func Parse(r io.ReaderAt) (Image, error) {
 		}
 		return img.qcow(r, head)
 	}
+	if strings.HasPrefix(string(head), luksMagic) {
+		return luks(head), nil
+	}
 	iso, err := readUpTo(r, len(isoMagic), isoOffset)
 	if err != nil {
 		return Image{}, err
@@ -97,6 +104,23 @@ func Parse(r io.ReaderAt) (Image, error) {
 		return Image{Format: "iso"}, nil
 	}
 	return Image{Format: "raw"}, nil
+}
+
+// luksMagic begins a LUKS volume; see the LUKS1 On-Disk Format Specification, 2.
+const luksMagic = "LUKS\xba\xbe"
+
+// luks reads the header of a LUKS volume.
+func luks(head []byte) Image {
+	const sector, payload = 512, 104
+	img := Image{Format: "raw"}
+	if len(head) < payload+4 || head[6] != 0 || head[7] < 1 || head[7] > 2 {
+		return img
+	}
+	img.Encrypted = true
+	if head[7] == 1 {
+		img.Offset = uint64(binary.BigEndian.Uint32(head[payload:])) * sector
+	}
+	return img
 }
 
 // readUpTo reads so many bytes, or fewer where the image ends.
@@ -133,6 +157,8 @@ func (img Image) qcow(r io.ReaderAt, head []byte) (Image, error) {
 	default:
 		return raw, nil
 	}
+	const cryptLUKS = 2
+	img.Encrypted = binary.BigEndian.Uint32(head[32:]) == cryptLUKS
 	bits := binary.BigEndian.Uint32(head[20:])
 	if bits < minClusterBits || bits > maxClusterBits {
 		return raw, nil

@@ -54,3 +54,18 @@ func (h *Host) Status(ctx context.Context) (*adminv1.GetStatusResponse, error) {
 	}
 	return resp, nil
 }
+
+// ResetPlugin has a plugin that waits after a crash started at once, as an operator does.
+func (h *Host) ResetPlugin(ctx context.Context, name string) error {
+	client, conn, err := h.Admin()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, adminWait)
+	defer cancel()
+	if _, err := client.ResetPlugin(ctx, &adminv1.ResetPluginRequest{Name: name}, grpc.WaitForReady(true)); err != nil {
+		return fmt.Errorf("reset plugin %q: %w", name, err)
+	}
+	return nil
+}

@@ -47,7 +47,21 @@ func (p *Pool) XML(ctx context.Context, flags uint32) (string, error) {
 	}{{"capacity", capacity}, {"allocation", allocation}, {"available", available}} {
 		fmt.Fprintf(&room, "  <%s unit='bytes'>%d</%s>\n", r.name, r.value, r.name)
 	}
+	if flags&xmlInactive == 0 && s.Active() {
+		after = withPermissions(after, p.volumes.room().GetPermissions())
+	}
 	return before + "</uuid>\n" + room.String() + after, nil
+}
+
+// withPermissions shows the permissions that the target of a pool in use has, where the definition states none.
+func withPermissions(text string, has *pb.Permissions) string {
+	const end = "  </target>\n"
+	if has == nil || strings.Contains(text, "<permissions>") || !strings.Contains(text, end) {
+		return text
+	}
+	shown := fmt.Sprintf("    <permissions>\n      <mode>%04o</mode>\n      <owner>%d</owner>\n      <group>%d</group>\n    </permissions>\n",
+		has.Mode, has.Owner, has.Group)
+	return strings.Replace(text, end, shown+end, 1)
 }
 
 // The description of a volume, in libvirt's order; https://libvirt.org/formatstorage.html.

@@ -37,8 +37,10 @@ type Source interface {
 	ResetPlugin(name string) error
 	// Guests lists the guests of all connections.
 	Guests() []*adminv1.GuestInfo
-	// Locks lists what the lock daemon holds.
+	// Locks lists what the lock manager holds.
 	Locks(ctx context.Context) ([]*adminv1.Lock, error)
+	// ReleaseLock frees the lock with an id, one of an owner that lives only by force.
+	ReleaseLock(ctx context.Context, id string, force bool) (*adminv1.Lock, error)
 }
 
 // Server serves the API.
@@ -84,13 +86,22 @@ func (s *Server) ListGuests(context.Context, *adminv1.ListGuestsRequest) (*admin
 	return &adminv1.ListGuestsResponse{Guests: s.source.Guests()}, nil
 }
 
-// ListLocks lists the locks that the lock daemon holds.
+// ListLocks lists the locks that the lock manager holds.
 func (s *Server) ListLocks(ctx context.Context, _ *adminv1.ListLocksRequest) (*adminv1.ListLocksResponse, error) {
 	locks, err := s.source.Locks(ctx)
 	if err != nil {
 		return nil, verr.Status(err)
 	}
 	return &adminv1.ListLocksResponse{Locks: locks}, nil
+}
+
+// ReleaseLock frees a lock in the place of its owner.
+func (s *Server) ReleaseLock(ctx context.Context, req *adminv1.ReleaseLockRequest) (*adminv1.ReleaseLockResponse, error) {
+	lock, err := s.source.ReleaseLock(ctx, req.Id, req.Force)
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	return &adminv1.ReleaseLockResponse{Lock: lock}, nil
 }
 
 // WatchEvents sends every event after a sequence number, and goes on with new ones.

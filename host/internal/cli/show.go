@@ -163,30 +163,6 @@ func (t *tool) guest() *cobra.Command {
 	return cmd
 }
 
-func (t *tool) lock() *cobra.Command {
-	cmd := &cobra.Command{Use: "lock", Short: "Show the locks of guests' disks"}
-	cmd.AddCommand(&cobra.Command{
-		Use: "list", Short: "List locks with their owners", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return t.call(cmd.Context(), func(ctx context.Context, c adminv1.HostServiceClient) error {
-				r, err := c.ListLocks(ctx, &adminv1.ListLocksRequest{})
-				if err != nil {
-					return err
-				}
-				return print(t, r.Locks, "GUEST\tPID\tMODE\tSINCE\tDISK\tLOCK", func(l *adminv1.Lock) []string {
-					mode := "exclusive"
-					if l.Shared {
-						mode = "shared"
-					}
-					since := l.Since.AsTime().Local().Format(time.DateTime)
-					return []string{l.OwnerName, dash(l.OwnerPid), mode, since, l.Disk, l.Path}
-				})
-			})
-		},
-	})
-	return cmd
-}
-
 func (t *tool) events() *cobra.Command {
 	var after uint64
 	cmd := &cobra.Command{

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,8 @@ type lockPlugin struct {
 	part
 	// work follows the locks of a process; it ends with it.
 	work sync.WaitGroup
+	// ready says that the present process knows who lives.
+	ready atomic.Bool
 }
 
 func (h *Host) addLockPlugin(m *manifest.Manifest) error {
@@ -49,11 +52,15 @@ func (l *lockPlugin) recover(ctx context.Context, conn grpc.ClientConnInterface,
 func (l *lockPlugin) follow(ctx context.Context, conn grpc.ClientConnInterface, stream *lockmanager.Stream) {
 	for {
 		var enforcing sync.WaitGroup
-		enforcing.Go(func() { l.host.reaffirm(ctx) })
+		enforcing.Go(func() {
+			l.host.reaffirm(ctx)
+			l.ready.Store(ctx.Err() == nil)
+		})
 		err := stream.Follow(func(lost lockmanager.Lost) {
 			enforcing.Go(func() { l.host.lost(ctx, lost.UUID, lost.Generation, lost.Lock) })
 		})
 		enforcing.Wait()
+		l.ready.Store(false)
 		for stream = nil; stream == nil; {
 			select {
 			case <-ctx.Done():

@@ -37,12 +37,7 @@ func (h *Host) settleLocks(ctx context.Context, daemon lockclient.Status) error 
 	if err != nil {
 		return err
 	}
-	lives := map[life]bool{}
-	for _, inv := range h.inventories {
-		for _, l := range inv.Lives() {
-			lives[life{l.UUID, l.Generation}] = true
-		}
-	}
+	lives := h.lives()
 	for _, l := range leases {
 		if l.Classic || l.Owner.PID != 0 || lives[life{l.Owner.UUID, l.Owner.Generation}] {
 			continue

@@ -41,10 +41,7 @@ func (h *Host) Overview(ctx context.Context) *adminv1.GetStatusResponse {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockStatusWait)
 	defer cancel()
-	if l, err := h.locks.Status(ctx); err == nil {
-		st.LockdPid, st.Locks = int32(l.PID), uint32(l.Held+l.Unproven)
-		st.LockdReady = h.settled.Load() == int64(l.PID)
-	}
+	h.overviewLocks(ctx, st)
 	return st
 }
 
@@ -52,18 +49,25 @@ func (h *Host) Overview(ctx context.Context) *adminv1.GetStatusResponse {
 func (h *Host) Plugins() []*adminv1.Plugin {
 	plugins := make([]*adminv1.Plugin, len(h.drivers))
 	for n, d := range h.drivers {
-		s := d.plugin.Status()
-		p := &adminv1.Plugin{
-			Name: d.manifest.Name, Version: s.Version, State: s.State.String(), Pid: int32(s.PID), Generation: s.Generation,
-			Crashes: uint32(s.Crashes), Detail: s.Detail, Services: s.Services, Path: d.manifest.Binary,
-		}
+		plugins[n] = d.show()
 		for _, c := range d.served {
-			p.Uris = append(p.Uris, c.conn.URI)
+			plugins[n].Uris = append(plugins[n].Uris, c.conn.URI)
 		}
-		plugins[n] = p
+	}
+	if l := h.lockPlugin; l != nil {
+		plugins = append(plugins, l.show())
 	}
 	slices.SortFunc(plugins, func(a, b *adminv1.Plugin) int { return cmp.Compare(a.Name, b.Name) })
 	return plugins
+}
+
+// show is a plugin as the host's API shows it.
+func (p *part) show() *adminv1.Plugin {
+	s := p.plugin.Status()
+	return &adminv1.Plugin{
+		Name: p.manifest.Name, Version: s.Version, State: s.State.String(), Pid: int32(s.PID), Generation: s.Generation,
+		Crashes: uint32(s.Crashes), Detail: s.Detail, Services: s.Services, Path: p.manifest.Binary,
+	}
 }
 
 // ResetPlugin lets a failed plugin be started again.
@@ -73,6 +77,10 @@ func (h *Host) ResetPlugin(name string) error {
 			d.plugin.Reset()
 			return nil
 		}
+	}
+	if l := h.lockPlugin; l != nil && l.manifest.Name == name {
+		l.plugin.Reset()
+		return nil
 	}
 	return verr.New(verr.InvalidArg, "no plugin is named '%s'", name)
 }
@@ -101,21 +109,4 @@ func (h *Host) Guests() []*adminv1.GuestInfo {
 		return cmp.Or(cmp.Compare(a.Uri, b.Uri), cmp.Compare(a.Name, b.Name))
 	})
 	return guests
-}
-
-// Locks lists what the lock daemon holds.
-func (h *Host) Locks(ctx context.Context) ([]*adminv1.Lock, error) {
-	leases, err := h.locks.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	locks := make([]*adminv1.Lock, len(leases))
-	for n, l := range leases {
-		locks[n] = &adminv1.Lock{
-			Lockspace: l.Resource.Lockspace, Resource: l.Resource.Name, Path: l.Path, Disk: l.Resource.Disk, Shared: bool(l.Resource.Mode),
-			OwnerName: l.Owner.Name, OwnerUuid: l.Owner.UUID.String(), OwnerPid: l.Owner.PID, Since: timestamppb.New(l.Since),
-		}
-	}
-	slices.SortFunc(locks, func(a, b *adminv1.Lock) int { return cmp.Compare(a.Path, b.Path) })
-	return locks, nil
 }

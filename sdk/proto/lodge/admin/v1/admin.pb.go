@@ -786,7 +786,19 @@ type Lock struct {
 	// When it was taken.
 	Since *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
 	// Disk that the lock stands for.
-	Disk          string `protobuf:"bytes,9,opt,name=disk,proto3" json:"disk,omitempty"`
+	Disk string `protobuf:"bytes,9,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Names this lock of this owner to ReleaseLock, for as long as it is held.
+	Id string `protobuf:"bytes,10,opt,name=id,proto3" json:"id,omitempty"`
+	// Which of the guest's lives has it; 0 for clients of virtlockd's protocol.
+	OwnerGeneration uint64 `protobuf:"varint,11,opt,name=owner_generation,json=ownerGeneration,proto3" json:"owner_generation,omitempty"`
+	// held, unproven (probably held by the owner's own descriptor alone), or lost.
+	State string `protobuf:"bytes,12,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is not held; empty if it is.
+	Detail string `protobuf:"bytes,13,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Whether the owner is known to live: a guest of this host, or a process.
+	OwnerLives bool `protobuf:"varint,14,opt,name=owner_lives,json=ownerLives,proto3" json:"owner_lives,omitempty"`
+	// Lock manager: "lockd", or the name of a plugin.
+	Manager       string `protobuf:"bytes,15,opt,name=manager,proto3" json:"manager,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -884,6 +896,149 @@ func (x *Lock) GetDisk() string {
 	return ""
 }
 
+func (x *Lock) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Lock) GetOwnerGeneration() uint64 {
+	if x != nil {
+		return x.OwnerGeneration
+	}
+	return 0
+}
+
+func (x *Lock) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Lock) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Lock) GetOwnerLives() bool {
+	if x != nil {
+		return x.OwnerLives
+	}
+	return false
+}
+
+func (x *Lock) GetManager() string {
+	if x != nil {
+		return x.Manager
+	}
+	return ""
+}
+
+// ReleaseLockRequest names the lock.
+type ReleaseLockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, from ListLocks.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Also if its owner lives.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLockRequest) Reset() {
+	*x = ReleaseLockRequest{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLockRequest) ProtoMessage() {}
+
+func (x *ReleaseLockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLockRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseLockRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReleaseLockRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReleaseLockRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// ReleaseLockResponse is what was released.
+type ReleaseLockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lock as it was.
+	Lock          *Lock `protobuf:"bytes,1,opt,name=lock,proto3" json:"lock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLockResponse) Reset() {
+	*x = ReleaseLockResponse{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLockResponse) ProtoMessage() {}
+
+func (x *ReleaseLockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLockResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseLockResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReleaseLockResponse) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
 // WatchEventsRequest says from where on.
 type WatchEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -895,7 +1050,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1062,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1075,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchEventsRequest) GetAfter() uint64 {
@@ -953,7 +1108,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1120,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1133,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchEventsResponse) GetSeq() uint64 {
@@ -1087,7 +1242,7 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"generation\"\x12\n" +
 	"\x10ListLocksRequest\"?\n" +
 	"\x11ListLocksResponse\x12*\n" +
-	"\x05locks\x18\x01 \x03(\v2\x14.lodge.admin.v1.LockR\x05locks\"\x8d\x02\n" +
+	"\x05locks\x18\x01 \x03(\v2\x14.lodge.admin.v1.LockR\x05locks\"\xb1\x03\n" +
 	"\x04Lock\x12\x1c\n" +
 	"\tlockspace\x18\x01 \x01(\tR\tlockspace\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
@@ -1099,7 +1254,20 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"owner_uuid\x18\x06 \x01(\tR\townerUuid\x12\x1b\n" +
 	"\towner_pid\x18\a \x01(\x05R\bownerPid\x120\n" +
 	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
-	"\x04disk\x18\t \x01(\tR\x04disk\"*\n" +
+	"\x04disk\x18\t \x01(\tR\x04disk\x12\x0e\n" +
+	"\x02id\x18\n" +
+	" \x01(\tR\x02id\x12)\n" +
+	"\x10owner_generation\x18\v \x01(\x04R\x0fownerGeneration\x12\x14\n" +
+	"\x05state\x18\f \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\r \x01(\tR\x06detail\x12\x1f\n" +
+	"\vowner_lives\x18\x0e \x01(\bR\n" +
+	"ownerLives\x12\x18\n" +
+	"\amanager\x18\x0f \x01(\tR\amanager\":\n" +
+	"\x12ReleaseLockRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"?\n" +
+	"\x13ReleaseLockResponse\x12(\n" +
+	"\x04lock\x18\x01 \x01(\v2\x14.lodge.admin.v1.LockR\x04lock\"*\n" +
 	"\x12WatchEventsRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\"\xad\x02\n" +
 	"\x13WatchEventsResponse\x12\x10\n" +
@@ -1112,14 +1280,16 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\adetails\x18\a \x03(\v20.lodge.admin.v1.WatchEventsResponse.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xcf\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xb3\x05\n" +
 	"\vHostService\x12[\n" +
 	"\tGetStatus\x12 .lodge.admin.v1.GetStatusRequest\x1a!.lodge.admin.v1.GetStatusResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
 	"\vListPlugins\x12\".lodge.admin.v1.ListPluginsRequest\x1a#.lodge.admin.v1.ListPluginsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
 	"\vResetPlugin\x12\".lodge.admin.v1.ResetPluginRequest\x1a#.lodge.admin.v1.ResetPluginResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x88'\x12^\n" +
 	"\n" +
 	"ListGuests\x12!.lodge.admin.v1.ListGuestsRequest\x1a\".lodge.admin.v1.ListGuestsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12[\n" +
-	"\tListLocks\x12 .lodge.admin.v1.ListLocksRequest\x1a!.lodge.admin.v1.ListLocksResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12`\n" +
+	"\tListLocks\x12 .lodge.admin.v1.ListLocksRequest\x1a!.lodge.admin.v1.ListLocksResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12b\n" +
+	"\vReleaseLock\x12\".lodge.admin.v1.ReleaseLockRequest\x1a#.lodge.admin.v1.ReleaseLockResponse\"\n" +
+	"\xc2\xe1\x18\x06\b\x03\x10\xc8\xdf\x02\x12`\n" +
 	"\vWatchEvents\x12\".lodge.admin.v1.WatchEventsRequest\x1a#.lodge.admin.v1.WatchEventsResponse\"\x06\xc2\xe1\x18\x02\b\x010\x01B=Z;github.com/lodgevirt/lodge/sdk/proto/lodge/admin/v1;adminv1b\x06proto3"
 
 var (
@@ -1134,7 +1304,7 @@ func file_lodge_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lodge_admin_v1_admin_proto_rawDescData
 }
 
-var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: lodge.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: lodge.admin.v1.GetStatusResponse
@@ -1149,37 +1319,42 @@ var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*ListLocksRequest)(nil),      // 10: lodge.admin.v1.ListLocksRequest
 	(*ListLocksResponse)(nil),     // 11: lodge.admin.v1.ListLocksResponse
 	(*Lock)(nil),                  // 12: lodge.admin.v1.Lock
-	(*WatchEventsRequest)(nil),    // 13: lodge.admin.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 14: lodge.admin.v1.WatchEventsResponse
-	nil,                           // 15: lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*ReleaseLockRequest)(nil),    // 13: lodge.admin.v1.ReleaseLockRequest
+	(*ReleaseLockResponse)(nil),   // 14: lodge.admin.v1.ReleaseLockResponse
+	(*WatchEventsRequest)(nil),    // 15: lodge.admin.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 16: lodge.admin.v1.WatchEventsResponse
+	nil,                           // 17: lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_lodge_admin_v1_admin_proto_depIdxs = []int32{
-	16, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	18, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	2,  // 1: lodge.admin.v1.GetStatusResponse.plugins:type_name -> lodge.admin.v1.Plugin
 	2,  // 2: lodge.admin.v1.ListPluginsResponse.plugins:type_name -> lodge.admin.v1.Plugin
 	9,  // 3: lodge.admin.v1.ListGuestsResponse.guests:type_name -> lodge.admin.v1.GuestInfo
 	12, // 4: lodge.admin.v1.ListLocksResponse.locks:type_name -> lodge.admin.v1.Lock
-	16, // 5: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
-	16, // 6: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	15, // 7: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	0,  // 8: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
-	3,  // 9: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
-	5,  // 10: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
-	7,  // 11: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
-	10, // 12: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
-	13, // 13: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
-	1,  // 14: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
-	4,  // 15: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
-	6,  // 16: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
-	8,  // 17: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
-	11, // 18: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
-	14, // 19: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	18, // 5: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	12, // 6: lodge.admin.v1.ReleaseLockResponse.lock:type_name -> lodge.admin.v1.Lock
+	18, // 7: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	17, // 8: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	0,  // 9: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
+	3,  // 10: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
+	5,  // 11: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
+	7,  // 12: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
+	10, // 13: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
+	13, // 14: lodge.admin.v1.HostService.ReleaseLock:input_type -> lodge.admin.v1.ReleaseLockRequest
+	15, // 15: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
+	1,  // 16: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
+	4,  // 17: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
+	6,  // 18: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
+	8,  // 19: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
+	11, // 20: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
+	14, // 21: lodge.admin.v1.HostService.ReleaseLock:output_type -> lodge.admin.v1.ReleaseLockResponse
+	16, // 22: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
+	16, // [16:23] is the sub-list for method output_type
+	9,  // [9:16] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_lodge_admin_v1_admin_proto_init() }
@@ -1193,7 +1368,7 @@ func file_lodge_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_admin_v1_admin_proto_rawDesc), len(file_lodge_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

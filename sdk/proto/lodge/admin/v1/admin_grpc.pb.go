@@ -26,6 +26,7 @@ const (
 	HostService_ResetPlugin_FullMethodName = "/lodge.admin.v1.HostService/ResetPlugin"
 	HostService_ListGuests_FullMethodName  = "/lodge.admin.v1.HostService/ListGuests"
 	HostService_ListLocks_FullMethodName   = "/lodge.admin.v1.HostService/ListLocks"
+	HostService_ReleaseLock_FullMethodName = "/lodge.admin.v1.HostService/ReleaseLock"
 	HostService_WatchEvents_FullMethodName = "/lodge.admin.v1.HostService/WatchEvents"
 )
 
@@ -43,8 +44,11 @@ type HostServiceClient interface {
 	ResetPlugin(ctx context.Context, in *ResetPluginRequest, opts ...grpc.CallOption) (*ResetPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(ctx context.Context, in *ListGuestsRequest, opts ...grpc.CallOption) (*ListGuestsResponse, error)
-	// ListLocks lists the locks that the lock daemon holds.
+	// ListLocks lists the locks that the lock manager holds.
 	ListLocks(ctx context.Context, in *ListLocksRequest, opts ...grpc.CallOption) (*ListLocksResponse, error)
+	// ReleaseLock frees a lock in the place of its owner. A lock whose owner lives is refused with VIR_ERR_OPERATION_INVALID (55) unless
+	// force is set; then its owner has lost it, and is dealt with as its <on_lockfailure> says.
+	ReleaseLock(ctx context.Context, in *ReleaseLockRequest, opts ...grpc.CallOption) (*ReleaseLockResponse, error)
 	// WatchEvents sends every event after a sequence number, and goes on with new ones. If events after it are no longer
 	// kept, the call fails with OUT_OF_RANGE, and the caller lists the guests anew.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
@@ -108,6 +112,16 @@ func (c *hostServiceClient) ListLocks(ctx context.Context, in *ListLocksRequest,
 	return out, nil
 }
 
+func (c *hostServiceClient) ReleaseLock(ctx context.Context, in *ReleaseLockRequest, opts ...grpc.CallOption) (*ReleaseLockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseLockResponse)
+	err := c.cc.Invoke(ctx, HostService_ReleaseLock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hostServiceClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &HostService_ServiceDesc.Streams[0], HostService_WatchEvents_FullMethodName, cOpts...)
@@ -141,8 +155,11 @@ type HostServiceServer interface {
 	ResetPlugin(context.Context, *ResetPluginRequest) (*ResetPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(context.Context, *ListGuestsRequest) (*ListGuestsResponse, error)
-	// ListLocks lists the locks that the lock daemon holds.
+	// ListLocks lists the locks that the lock manager holds.
 	ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error)
+	// ReleaseLock frees a lock in the place of its owner. A lock whose owner lives is refused with VIR_ERR_OPERATION_INVALID (55) unless
+	// force is set; then its owner has lost it, and is dealt with as its <on_lockfailure> says.
+	ReleaseLock(context.Context, *ReleaseLockRequest) (*ReleaseLockResponse, error)
 	// WatchEvents sends every event after a sequence number, and goes on with new ones. If events after it are no longer
 	// kept, the call fails with OUT_OF_RANGE, and the caller lists the guests anew.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
@@ -170,6 +187,9 @@ func (UnimplementedHostServiceServer) ListGuests(context.Context, *ListGuestsReq
 }
 func (UnimplementedHostServiceServer) ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLocks not implemented")
+}
+func (UnimplementedHostServiceServer) ReleaseLock(context.Context, *ReleaseLockRequest) (*ReleaseLockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseLock not implemented")
 }
 func (UnimplementedHostServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
@@ -285,6 +305,24 @@ func _HostService_ListLocks_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostService_ReleaseLock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseLockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).ReleaseLock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_ReleaseLock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).ReleaseLock(ctx, req.(*ReleaseLockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HostService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchEventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -322,6 +360,10 @@ var HostService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListLocks",
 			Handler:    _HostService_ListLocks_Handler,
+		},
+		{
+			MethodName: "ReleaseLock",
+			Handler:    _HostService_ReleaseLock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -54,6 +54,9 @@ func (h *Host) Plugins() []*adminv1.Plugin {
 			plugins[n].Uris = append(plugins[n].Uris, c.conn.URI)
 		}
 	}
+	for _, s := range h.storage {
+		plugins = append(plugins, s.show())
+	}
 	if l := h.lockPlugin; l != nil {
 		plugins = append(plugins, l.show())
 	}
@@ -70,17 +73,28 @@ func (p *part) show() *adminv1.Plugin {
 	}
 }
 
+// parts are the plugins of all kinds.
+func (h *Host) parts() []*part {
+	var all []*part
+	for _, d := range h.drivers {
+		all = append(all, &d.part)
+	}
+	for _, s := range h.storage {
+		all = append(all, &s.part)
+	}
+	if l := h.lockPlugin; l != nil {
+		all = append(all, &l.part)
+	}
+	return all
+}
+
 // ResetPlugin lets a failed plugin be started again.
 func (h *Host) ResetPlugin(name string) error {
-	for _, d := range h.drivers {
-		if d.manifest.Name == name {
-			d.plugin.Reset()
+	for _, p := range h.parts() {
+		if p.manifest.Name == name {
+			p.plugin.Reset()
 			return nil
 		}
-	}
-	if l := h.lockPlugin; l != nil && l.manifest.Name == name {
-		l.plugin.Reset()
-		return nil
 	}
 	return verr.New(verr.InvalidArg, "no plugin is named '%s'", name)
 }

@@ -61,10 +61,10 @@ type State struct {
 // Source is where a pool comes from.
 type Source struct {
 	Hosts    []Host  `xml:"host"`
-	Dir      *Path   `xml:"dir"`
 	Device   *Path   `xml:"device"`
-	Protocol *Proto  `xml:"protocol"`
+	Dir      *Path   `xml:"dir"`
 	Format   *Format `xml:"format"`
+	Protocol *Proto  `xml:"protocol"`
 	Vendor   *Named  `xml:"vendor"`
 	Product  *Named  `xml:"product"`
 }

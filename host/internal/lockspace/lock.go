@@ -37,10 +37,12 @@ func (e *BusyError) Error() string {
 
 // Lock is a lock that this process holds, with the descriptor that carries it. Its owner ends it with Release or Close.
 type Lock struct {
-	fd        int
-	file      FileID
-	resource  Resource
-	inherited bool
+	fd       int
+	kind     Kind
+	file     FileID
+	resource Resource
+	// inherited says that somebody else had it first, shared that somebody else may have a duplicate of the descriptor.
+	inherited, shared bool
 }
 
 // Take locks a resource at once or returns a *BusyError. The file is created if the resource is temporary; an error of the
@@ -50,6 +52,9 @@ func Take(r Resource) (*Lock, error) {
 		return nil, err
 	}
 	for range maxRaces {
+		if err := held.refused(r); err != nil {
+			return nil, err
+		}
 		l, err := open(r)
 		if err != nil {
 			return nil, err
@@ -73,6 +78,9 @@ func open(r Resource) (*Lock, error) {
 	if r.Temporary {
 		flags |= unix.O_CREAT
 	}
+	if l := again(r); l != nil {
+		return l, nil
+	}
 	fd, err := openat(r.Path(), flags)
 	if r.Mode == Shared && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
 		fd, err = openat(r.Path(), flags&^(unix.O_RDWR|unix.O_CREAT))
@@ -86,6 +94,23 @@ func open(r Resource) (*Lock, error) {
 		return nil, fmt.Errorf("open lock file %q: %w", r.Path(), err)
 	}
 	return &Lock{fd: fd, file: id, resource: r}, nil
+}
+
+// again returns an unlocked Lock over a spare descriptor of a file with a POSIX lock, if the resource's path leads to one.
+func again(r Resource) *Lock {
+	if held.empty() {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(r.Path(), &st); err != nil {
+		return nil
+	}
+	id := FileID{Dev: st.Dev, Ino: st.Ino}
+	fd, ok := held.reuse(id)
+	if !ok {
+		return nil
+	}
+	return &Lock{fd: fd, file: id, resource: r}
 }
 
 func openat(path string, flags int) (int, error) {
@@ -115,7 +140,14 @@ func (l *Lock) set(m Mode) error {
 	if m == Shared {
 		kind = unix.F_RDLCK
 	}
-	return fcntl(l.fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Whence: 0, Start: 0, Len: 1})
+	return fcntl(l.fd, l.command(), &unix.Flock_t{Type: kind, Whence: 0, Start: 0, Len: 1})
+}
+
+func (l *Lock) command() int {
+	if l.kind == POSIX {
+		return unix.F_SETLK
+	}
+	return unix.F_OFD_SETLK
 }
 
 func fcntl(fd, cmd int, lk *unix.Flock_t) error {
@@ -146,10 +178,16 @@ func (l *Lock) explain(err error) error {
 // Resource returns what is locked.
 func (l *Lock) Resource() Resource { return l.resource }
 
+// Kind returns how the kernel keeps the lock.
+func (l *Lock) Kind() Kind { return l.kind }
+
+// Descriptor returns the number of the descriptor that carries the lock. It stays the Lock's.
+func (l *Lock) Descriptor() int { return l.fd }
+
 // File returns the identity of the locked file.
 func (l *Lock) File() FileID { return l.file }
 
-// Inherited reports whether somebody else had the lock first: it comes from FromProcess or FromFile.
+// Inherited reports whether somebody else had the lock first: it comes from FromProcess, FromFile or Inherit.
 func (l *Lock) Inherited() bool { return l.inherited }
 
 // Named reports whether the resource's path still leads to the locked file.
@@ -159,28 +197,62 @@ func (l *Lock) Named() bool {
 	return err == nil && FileID{Dev: st.Dev, Ino: st.Ino} == l.file
 }
 
-// Duplicate returns another descriptor of the same description, for a guest to inherit. The caller closes it.
+// Duplicate returns another descriptor of the same description, for a guest to inherit. The caller closes it with CloseFile. There is
+// none of a POSIX lock, which nobody can inherit.
 func (l *Lock) Duplicate() (*os.File, error) {
+	if l.kind == POSIX {
+		return nil, fmt.Errorf("duplicate lock of %q: it is a POSIX lock: %w", l.resource.Path(), ErrNoLock)
+	}
 	fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate lock of %q: %w", l.resource.Path(), err)
 	}
+	l.shared = true
 	return os.NewFile(uintptr(fd), l.resource.Path()), nil
 }
+
+// Keep says whether the descriptor survives an execve, with all those that must not be closed while the lock is held.
+func (l *Lock) Keep(keep bool) error {
+	flags := unix.FD_CLOEXEC
+	if keep {
+		flags = 0
+	}
+	for _, fd := range append(l.Others(), l.fd) {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags); err != nil {
+			return fmt.Errorf("keep lock of %q: %w", l.resource.Path(), err)
+		}
+	}
+	return nil
+}
+
+// Others returns the other descriptors of the file that must not be closed while this process has a POSIX lock on it.
+func (l *Lock) Others() []int { return held.others(l.file) }
 
 // Release drops the lock, for all duplicates of the descriptor too, and closes it. The file of a temporary resource is removed
 // while it is still locked, unless others share it, so that nobody can lock a file that has lost its name.
 func (l *Lock) Release() error {
+	if l.kind == POSIX && !held.last(l.file) {
+		// The process has one lock of the file, however many descriptors; it is dropped with the last of them.
+		return l.close()
+	}
 	var removed error
 	if l.resource.Temporary && l.resource.Lockspace != "" && l.set(Exclusive) == nil && l.Named() {
 		removed = unix.Unlink(l.resource.Path())
 	}
-	err := fcntl(l.fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Len: 1})
-	if err = errors.Join(removed, err, unix.Close(l.fd)); err != nil {
+	err := fcntl(l.fd, l.command(), &unix.Flock_t{Type: unix.F_UNLCK, Len: 1})
+	if err = errors.Join(removed, err, l.close()); err != nil {
 		return fmt.Errorf("release lock of %q: %w", l.resource.Path(), err)
 	}
 	return nil
 }
 
-// Close closes the descriptor; duplicates keep the lock alive.
-func (l *Lock) Close() { unix.Close(l.fd) }
+// Close closes the descriptor; duplicates keep an OFD lock alive, and nothing a POSIX lock.
+func (l *Lock) Close() { _ = l.close() }
+
+func (l *Lock) close() error {
+	if l.kind == OFD {
+		return held.close(l.fd, l.file, !l.shared)
+	}
+	held.drop(l.file)
+	return held.close(l.fd, l.file, false)
+}

@@ -24,30 +24,42 @@ const (
 // ErrNoLock says that no descriptor was found, or that the one given does not carry the lock.
 var ErrNoLock = errors.New("descriptor does not hold the lock")
 
-// parseInfo reads a file of /proc/PID/fdinfo and returns the OFD lock on byte 0 that this very description holds. The kernel lists a
-// lock there only if it was taken through that description (proc_pid_fdinfo(5): "lock:"), which makes it a proof.
-func parseInfo(r io.Reader) (mode Mode, ok bool) {
+// carried is a lock on byte 0 as the kernel lists it with a descriptor.
+type carried struct {
+	kind Kind
+	mode Mode
+}
+
+// kindWords and modeWords are how the kernel calls kinds and modes.
+var (
+	kindWords = map[string]Kind{"OFDLCK": OFD, "POSIX": POSIX}
+	modeWords = map[string]Mode{"WRITE": Exclusive, "READ": Shared}
+)
+
+// parseInfo reads a file of /proc/PID/fdinfo and returns the lock on byte 0 that this very description holds. The kernel lists a
+// lock there only if it was taken through that description, and a POSIX lock only if that process has it (proc_pid_fdinfo(5):
+// "lock:"), which makes it a proof.
+func parseInfo(r io.Reader) (c carried, ok bool) {
 	lines := bufio.NewScanner(io.LimitReader(r, maxInfo))
 	for lines.Scan() {
 		// lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:9978209 0 0
 		f := strings.Fields(lines.Text())
-		if len(f) < 9 || f[0] != "lock:" || f[2] != "OFDLCK" || f[7] != "0" {
+		if len(f) < 9 || f[0] != "lock:" || f[7] != "0" {
 			continue
 		}
-		switch f[4] {
-		case "WRITE":
-			return Exclusive, true
-		case "READ":
-			return Shared, true
+		kind, known := kindWords[f[2]]
+		mode, held := modeWords[f[4]]
+		if known && held && (!ok || kind == OFD) {
+			c, ok = carried{kind: kind, mode: mode}, true
 		}
 	}
-	return Exclusive, false
+	return c, ok
 }
 
-func readInfo(pid, fd string) (mode Mode, ok bool) {
+func readInfo(pid, fd string) (c carried, ok bool) {
 	f, err := os.Open("/proc/" + pid + "/fdinfo/" + fd)
 	if err != nil {
-		return Exclusive, false
+		return carried{}, false
 	}
 	defer f.Close()
 	return parseInfo(f)
@@ -68,9 +80,9 @@ func FromProcess(p *process.Process, r Resource, file FileID) (*Lock, error) {
 		return nil, fmt.Errorf("take lock of %q back from process %s: %w", r.Path(), pid, err)
 	}
 	for _, name := range names {
-		mode, ok := readInfo(pid, name)
+		c, ok := readInfo(pid, name)
 		fd, err := strconv.Atoi(name)
-		if !ok || mode != r.Mode || err != nil {
+		if !ok || c != (carried{OFD, r.Mode}) || err != nil {
 			continue
 		}
 		own, err := p.TakeDescriptor(fd)
@@ -80,7 +92,7 @@ func FromProcess(p *process.Process, r Resource, file FileID) (*Lock, error) {
 		if l, err := prove(own, r); err == nil && l.file == file {
 			return l, nil
 		}
-		unix.Close(own)
+		discard(own)
 	}
 	return nil, fmt.Errorf("take lock of %q back from process %s: %w", r.Path(), pid, ErrNoLock)
 }
@@ -100,7 +112,7 @@ func FromFile(f *os.File, r Resource) (*Lock, error) {
 		err = ErrNoLock
 	}
 	if err != nil {
-		unix.Close(fd)
+		discard(fd)
 		return nil, fmt.Errorf("adopt lock of %q: %w", r.Path(), err)
 	}
 	return l, nil
@@ -113,8 +125,18 @@ func prove(fd int, r Resource) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode, ok := readInfo("self", strconv.Itoa(fd)); !ok || mode != r.Mode {
+	if c, ok := readInfo("self", strconv.Itoa(fd)); !ok || c != (carried{OFD, r.Mode}) {
 		return nil, ErrNoLock
 	}
-	return &Lock{fd: fd, file: id, resource: r, inherited: true}, nil
+	return &Lock{fd: fd, file: id, resource: r, inherited: true, shared: true}, nil
+}
+
+// discard closes a descriptor that turned out to be no use.
+func discard(fd int) {
+	id, err := identify(fd)
+	if err != nil {
+		unix.Close(fd)
+		return
+	}
+	_ = held.close(fd, id, false)
 }

@@ -41,6 +41,8 @@ type Owner struct {
 	Generation uint64 `json:"gen,omitempty"`
 	// Classic marks a client of virtlockd's protocol, which has no generation and is told apart by its process.
 	Classic bool `json:"classic,omitempty"`
+	// Unknown marks a lock that nobody describes; nothing else is known then.
+	Unknown bool `json:"unknown,omitempty"`
 	// Process is the guest's, or zero while it has none.
 	Process process.ID `json:"process,omitzero"`
 }

@@ -20,6 +20,8 @@ type BusyError struct {
 // Error is a sentence that names the disk or file and the holder.
 func (e *BusyError) Error() string {
 	switch {
+	case e.Holder != nil && e.Holder.Unknown:
+		return fmt.Sprintf("the lock on %q is held for an unknown owner (file %q)", e.Resource, e.Resource.Path())
 	case e.Holder != nil && e.Holder.Classic:
 		return fmt.Sprintf("the lock on %q is held by %q (%s, process %d)", e.Resource, e.Holder.Name, e.Holder.UUID, e.PID)
 	case e.Holder != nil && e.PID > 0:

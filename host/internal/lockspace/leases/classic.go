@@ -24,6 +24,10 @@ func (t *Table) AddSpace(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("add lockspace: %w", err)
 	}
+	if err := t.begin(context.Background()); err != nil {
+		return err
+	}
+	defer t.end()
 	if t.HasSpace(path) {
 		return fmt.Errorf("add lockspace %q: %w", path, ErrSpaceExists)
 	}
@@ -88,11 +92,15 @@ func (t *Table) Create(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
+	if err := t.begin(context.Background()); err != nil {
+		return err
+	}
+	defer t.end()
 	f, err := os.OpenFile(r.Path(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("create resource: %w", err)
 	}
-	return f.Close()
+	return lockspace.CloseFile(f)
 }
 
 // Delete removes the file of a resource; a missing one is no error. Returns *BusyError if it is locked by anybody.
@@ -100,6 +108,10 @@ func (t *Table) Delete(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
+	if err := t.begin(context.Background()); err != nil {
+		return err
+	}
+	defer t.end()
 	r.Mode, r.Temporary = lockspace.Exclusive, false
 	lock, err := lockspace.Take(r)
 	if errors.Is(err, os.ErrNotExist) {

@@ -102,7 +102,7 @@ func (g *group) find(owner Owner, r lockspace.Resource) *lease {
 // takeAll gets the locks that the table does not have yet.
 func (t *Table) takeAll(g *group, all []*lease, wants []Want) error {
 	for i, l := range all {
-		if l.lock != nil {
+		if t.lockOf(l) != nil || t.share(l) {
 			continue
 		}
 		lock, err := t.obtain(g, l.Resource, wants[i].File)
@@ -116,6 +116,48 @@ func (t *Table) takeAll(g *group, all []*lease, wants []Want) error {
 		t.settle(l, lock, state, "")
 	}
 	return nil
+}
+
+// lockOf returns the lock that a lease rests on, or nil.
+func (t *Table) lockOf(l *lease) *lockspace.Lock {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l.hold == nil {
+		return nil
+	}
+	return l.hold.lock
+}
+
+// share has a classic owner's lease rest on the lock of another, and reports whether there is one.
+func (t *Table) share(l *lease) bool {
+	if !l.Owner.Classic || l.Resource.Mode != lockspace.Shared {
+		return false
+	}
+	t.mu.Lock()
+	h := t.shared[l.Resource.Path()]
+	if h == nil {
+		t.mu.Unlock()
+		return false
+	}
+	t.rest(l, h)
+	if l.state > Held {
+		l.state, l.detail = Held, ""
+	}
+	t.mu.Unlock()
+	if h.lock.Named() {
+		return true
+	}
+	// The file has lost its name, and whoever locks the new one must conflict with us.
+	t.mu.Lock()
+	lock := t.unhold(l)
+	if t.shared[l.Resource.Path()] == h {
+		delete(t.shared, l.Resource.Path())
+	}
+	t.mu.Unlock()
+	if lock != nil {
+		lock.Close()
+	}
+	return false
 }
 
 // obtain gets a lock: from the kernel if it is free, else from a descriptor that was given, else from the owner's process.
@@ -164,13 +206,13 @@ func (t *Table) record(owner Owner, fresh []*lease) error {
 // living guest stay the guest's.
 func (t *Table) undo(g *group, fresh []*lease) {
 	for _, l := range fresh {
+		lock := t.letGo(l)
 		switch {
-		case l.lock == nil:
-		case l.lock.Inherited():
-			l.lock.Close()
-			t.settle(l, nil, Pending, "")
+		case lock == nil:
+		case lock.Inherited():
+			lock.Close()
 		default:
-			t.end(l)
+			t.finish(lock)
 		}
 	}
 	t.mu.Lock()
@@ -181,7 +223,7 @@ func (t *Table) undo(g *group, fresh []*lease) {
 }
 
 // Files returns descriptors of the locks of some of an owner's resources, for the guest to inherit, in their order. The caller
-// closes them.
+// closes them with lockspace.CloseFile.
 func (t *Table) Files(ctx context.Context, owner Owner, resources []lockspace.Resource) (files []*os.File, err error) {
 	g, leave, err := t.enter(ctx, keyOf(owner))
 	if err != nil {
@@ -198,10 +240,14 @@ func (t *Table) Files(ctx context.Context, owner Owner, resources []lockspace.Re
 		t.mu.Lock()
 		l := g.find(owner, r)
 		t.mu.Unlock()
-		if l == nil || l.lock == nil {
+		var lock *lockspace.Lock
+		if l != nil {
+			lock = t.lockOf(l)
+		}
+		if lock == nil {
 			return files, fmt.Errorf("find lock of %q: %w", r, ErrNotHeld)
 		}
-		f, err := l.lock.Duplicate()
+		f, err := lock.Duplicate()
 		if err != nil {
 			return files, err
 		}
@@ -212,6 +258,6 @@ func (t *Table) Files(ctx context.Context, owner Owner, resources []lockspace.Re
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		_ = lockspace.CloseFile(f)
 	}
 }

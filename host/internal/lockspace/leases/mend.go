@@ -82,7 +82,7 @@ func (t *Table) restore(g *group) {
 	t.mu.Lock()
 	var missing []*lease
 	for _, l := range g.leases {
-		if l.lock == nil {
+		if l.hold == nil {
 			missing = append(missing, l)
 		}
 	}
@@ -94,6 +94,9 @@ func (t *Table) restore(g *group) {
 
 // retake tries to get one lock, and tells once if that does not work.
 func (t *Table) retake(g *group, l *lease) {
+	if t.share(l) {
+		return
+	}
 	lock, err := t.obtain(g, l.Resource, nil)
 	if err == nil {
 		t.settle(l, lock, Held, "")

@@ -3,6 +3,7 @@ package leases
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -27,6 +28,49 @@ func (t *Table) Release(ctx context.Context, owner Owner, resources []lockspace.
 		paths[r.Path()] = true
 	}
 	return t.release(g, func(l *lease) bool { return len(paths) == 0 || paths[l.Resource.Path()] })
+}
+
+// ForceRelease ends a lease whoever owns it, for an operator who knows better. The lock is dropped for whoever inherited it too. Returns the
+// lease as it was, or ErrNotHeld.
+func (t *Table) ForceRelease(ctx context.Context, number uint64) (Info, error) {
+	k, ok := t.ownerOf(number)
+	if !ok {
+		return Info{}, fmt.Errorf("release lease %d by force: %w", number, ErrNotHeld)
+	}
+	g, leave, err := t.enter(ctx, k)
+	if err != nil {
+		return Info{}, err
+	}
+	defer leave()
+	t.mu.Lock()
+	l := g.leases[number]
+	var was Info
+	if l != nil {
+		was = l.info()
+	}
+	t.mu.Unlock()
+	if l != nil {
+		_, err = t.release(g, func(l *lease) bool { return l.Number == number })
+	} else {
+		err = ErrNotHeld
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("release lease %d by force: %w", number, err)
+	}
+	t.log.Warn("lock released by force", "lease", number, "path", was.Resource.Path(), "guest", was.Owner.Name, "pid", was.Owner.Process.PID)
+	return was, nil
+}
+
+// ownerOf returns whose a lease is.
+func (t *Table) ownerOf(number uint64) (key, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, g := range t.groups {
+		if g.leases[number] != nil {
+			return k, true
+		}
+	}
+	return key{}, false
 }
 
 // release records and ends the leases that match. The caller has the group's turn.
@@ -59,7 +103,12 @@ func (t *Table) drop(g *group, match func(*lease) bool) []*lease {
 	}
 	t.mu.Unlock()
 	for _, l := range ended {
-		t.end(l)
+		held := t.lockOf(l) != nil
+		if lock := t.letGo(l); lock != nil {
+			t.finish(lock)
+		} else if !held {
+			sweep(l.Resource)
+		}
 	}
 	// Only now may another owner of this table ask the kernel for them.
 	t.mu.Lock()
@@ -70,18 +119,18 @@ func (t *Table) drop(g *group, match func(*lease) bool) []*lease {
 	return ended
 }
 
-// end drops a lease's lock.
-func (t *Table) end(l *lease) {
-	t.mu.Lock()
-	lock := t.unhold(l)
-	t.mu.Unlock()
-	if lock == nil {
-		sweep(l.Resource)
-		return
-	}
+// finish drops the lock of a lease that ends.
+func (t *Table) finish(lock *lockspace.Lock) {
 	if err := lock.Release(); err != nil {
 		t.log.Warn("lock was not released in good order", "error", err)
 	}
+}
+
+// letGo takes a lease's lock from it, and returns it if it is nobody else's.
+func (t *Table) letGo(l *lease) *lockspace.Lock {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unhold(l)
 }
 
 // sweep removes the file of a temporary resource if nobody has it locked.

@@ -58,14 +58,22 @@ type Info struct {
 	State State
 	// Detail says why it is not held; empty if it is.
 	Detail string
+	// Kind is how the kernel keeps the lock, if it is held.
+	Kind lockspace.Kind
 }
 
-// lease is one entry. Its owner's turn guards the use of lock; the rest is guarded by Table.mu.
+// lease is one entry. It is guarded by Table.mu; its lock is used by whoever has the owner's turn.
 type lease struct {
 	journal.Lease
 	state  State
 	detail string
+	hold   *hold
+}
+
+// hold is a lock that leases rest on: one, or several of classic owners that share a file, as virtlockd has one descriptor for them.
+type hold struct {
 	lock   *lockspace.Lock
+	leases int // guarded by Table.mu
 }
 
 // key tells owners apart.
@@ -73,10 +81,14 @@ type key struct {
 	uuid       uuid.UUID
 	generation uint64
 	pid        int32 // of classic owners only, which have nothing else
+	unknown    bool
 }
 
 func keyOf(o Owner) key {
-	if o.Classic {
+	switch {
+	case o.Unknown:
+		return key{unknown: true}
+	case o.Classic:
 		return key{pid: o.Process.PID}
 	}
 	return key{uuid: o.UUID, generation: o.Generation}
@@ -105,16 +117,22 @@ type Table struct {
 	groups map[key]*group
 	byPath map[string]map[uint64]*lease
 	byFile map[lockspace.FileID]*lease // one of those that hold a lock on the file
+	shared map[string]*hold            // of classic owners, by path
 	spaces map[string]bool
 	next   uint64
 	closed bool
+	gate   gate
 }
 
 // ErrClosed says that the table was closed.
 var ErrClosed = errors.New("lease table is closed")
 
 // Open reads the journal and starts to take back what it lists. Recovered tells when every lock was tried once.
-func Open(path string, log hclog.Logger) (*Table, error) {
+func Open(path string, log hclog.Logger) (*Table, error) { return TakeOver(path, log, Inheritance{}) }
+
+// TakeOver is Open in a process that was executed anew and has kept descriptors of locks, which it takes over: no lock that is described
+// truly is let go even for a moment. What is described wrongly is logged and left alone.
+func TakeOver(path string, log hclog.Logger, in Inheritance) (*Table, error) {
 	boot, err := process.Boot()
 	if err != nil {
 		return nil, err
@@ -130,8 +148,9 @@ func Open(path string, log hclog.Logger) (*Table, error) {
 		journal: j, log: log,
 		done: make(chan struct{}), first: make(chan struct{}),
 		groups: map[key]*group{}, byPath: map[string]map[uint64]*lease{}, byFile: map[lockspace.FileID]*lease{},
-		spaces: found.Spaces, next: found.Next,
+		shared: map[string]*hold{}, spaces: found.Spaces, next: found.Next,
 	}
+	t.take(in, found.Leases)
 	for _, l := range found.Leases {
 		if found.Boot != boot && l.Owner.Process.PID != 0 {
 			t.forget(l)
@@ -162,10 +181,10 @@ func (t *Table) Recovered(ctx context.Context) error {
 }
 
 // Close ends all watching and closes the descriptors without dropping a lock that somebody else has a duplicate of. The journal
-// keeps the leases for the next Open.
+// keeps the leases for the next Open. After Handover it does nothing.
 func (t *Table) Close() error {
 	t.mu.Lock()
-	if t.closed {
+	if t.closed || t.gate.shut != nil {
 		t.mu.Unlock()
 		return nil
 	}
@@ -198,27 +217,27 @@ func (t *Table) group(k key) *group {
 	return g
 }
 
-// enter waits for an owner's turn. The caller ends it with leave.
+// enter waits for an owner's turn, and for the end of a handover. The caller ends it with leave.
 func (t *Table) enter(ctx context.Context, k key) (g *group, leave func(), err error) {
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return nil, nil, ErrClosed
+	if err := t.begin(ctx); err != nil {
+		return nil, nil, err
 	}
+	t.mu.Lock()
 	g = t.group(k)
 	g.users++
 	t.mu.Unlock()
 	select {
 	case g.turn <- struct{}{}:
+		// The turn ends late: a group that was emptied must not lose the process that the next change attaches.
+		return g, func() { t.unuse(g); <-g.turn; t.end() }, nil
 	case <-ctx.Done():
-		t.unuse(g)
-		return nil, nil, fmt.Errorf("wait for another change of the same owner: %w", ctx.Err())
+		err = fmt.Errorf("wait for another change of the same owner: %w", ctx.Err())
 	case <-t.done:
-		t.unuse(g)
-		return nil, nil, ErrClosed
+		err = ErrClosed
 	}
-	// The turn ends last: a group that was emptied must not lose the process that the next change attaches.
-	return g, func() { t.unuse(g); <-g.turn }, nil
+	t.unuse(g)
+	t.end()
+	return nil, nil, err
 }
 
 // unuse forgets a group that has nothing left and nobody waiting.
@@ -306,34 +325,60 @@ func (t *Table) Counts() Counts {
 	return Counts{Held: n[Held], Unproven: n[Unproven], Lost: n[Lost], Owners: owners}
 }
 
-func (l *lease) info() Info { return Info{Lease: l.Lease, State: l.state, Detail: l.detail} }
+// info copies a lease; Table.mu is held.
+func (l *lease) info() Info {
+	i := Info{Lease: l.Lease, State: l.state, Detail: l.detail}
+	if l.hold != nil {
+		i.Kind = l.hold.lock.Kind()
+	}
+	return i
+}
 
 // settle writes down what became of the try to get a lease's lock.
 func (t *Table) settle(l *lease, lock *lockspace.Lock, state State, detail string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unhold(l)
-	l.lock, l.state, l.detail = lock, state, detail
+	l.state, l.detail = state, detail
 	if lock != nil {
-		t.byFile[lock.File()] = l
+		t.rest(l, &hold{lock: lock})
 	}
 }
 
-// unhold takes a lease's lock from it and returns it; Table.mu is held.
-func (t *Table) unhold(l *lease) *lockspace.Lock {
-	lock := l.lock
-	l.lock = nil
-	if lock == nil || t.byFile[lock.File()] != l {
-		return lock
+// rest has a lease rest on a lock; Table.mu is held.
+func (t *Table) rest(l *lease, h *hold) {
+	h.leases++
+	l.hold = h
+	t.byFile[h.lock.File()] = l
+	if l.Owner.Classic && l.Resource.Mode == lockspace.Shared {
+		t.shared[l.Resource.Path()] = h
 	}
-	delete(t.byFile, lock.File())
-	for _, other := range t.byPath[l.Resource.Path()] {
-		if other.lock != nil && other.lock.File() == lock.File() {
-			t.byFile[lock.File()] = other
-			break
+}
+
+// unhold takes a lease's lock from it, and returns the lock if no other lease rests on it; Table.mu is held.
+func (t *Table) unhold(l *lease) *lockspace.Lock {
+	h := l.hold
+	if h == nil {
+		return nil
+	}
+	l.hold = nil
+	h.leases--
+	if t.byFile[h.lock.File()] == l {
+		delete(t.byFile, h.lock.File())
+		for _, other := range t.byPath[l.Resource.Path()] {
+			if other.hold != nil && other.hold.lock.File() == h.lock.File() {
+				t.byFile[h.lock.File()] = other
+				break
+			}
 		}
 	}
-	return lock
+	if h.leases > 0 {
+		return nil
+	}
+	if t.shared[l.Resource.Path()] == h {
+		delete(t.shared, l.Resource.Path())
+	}
+	return h.lock
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

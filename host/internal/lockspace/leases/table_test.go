@@ -20,7 +20,13 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		runRole(role)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a folder with a journal, a lockspace and a table that can be opened again.
 type rig struct {

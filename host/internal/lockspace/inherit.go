@@ -33,7 +33,7 @@ func Inherit(fd int, r Resource) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inherit lock of %q: descriptor %d: %w", r.Path(), fd, err)
 	}
-	c, ok := readInfo("self", strconv.Itoa(fd))
+	c, ok := readInfo("/proc/self/fdinfo/" + strconv.Itoa(fd))
 	if !ok {
 		return nil, fmt.Errorf("inherit lock of %q: descriptor %d: %w", r.Path(), fd, ErrNoLock)
 	}
@@ -44,7 +44,7 @@ func Inherit(fd int, r Resource) (*Lock, error) {
 	if c.kind == POSIX {
 		held.add(id, c.mode)
 	}
-	return &Lock{fd: fd, kind: c.kind, file: id, resource: r, inherited: true, shared: true}, nil
+	return &Lock{fd: fd, kind: c.kind, file: id, resource: r, path: r.Path(), inherited: true, shared: true}, nil
 }
 
 // KeepOpen makes sure that a descriptor is not closed as long as a POSIX lock of this process on its file lives; without such a lock it is
@@ -82,7 +82,7 @@ func Scan() ([]Found, error) {
 // look returns what a descriptor of this process carries.
 func look(fd int) (Found, bool) {
 	name := strconv.Itoa(fd)
-	c, ok := readInfo("self", name)
+	c, ok := readInfo("/proc/self/fdinfo/" + name)
 	if !ok {
 		return Found{}, false
 	}

@@ -41,6 +41,7 @@ type Lock struct {
 	kind     Kind
 	file     FileID
 	resource Resource
+	path     string
 	// inherited says that somebody else had it first, shared that somebody else may have a duplicate of the descriptor.
 	inherited, shared bool
 }
@@ -51,11 +52,12 @@ func Take(r Resource) (*Lock, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
+	path := r.Path()
 	for range maxRaces {
-		if err := held.refused(r); err != nil {
+		if err := held.refused(r, path); err != nil {
 			return nil, err
 		}
-		l, err := open(r)
+		l, err := open(r, path)
 		if err != nil {
 			return nil, err
 		}
@@ -69,48 +71,31 @@ func Take(r Resource) (*Lock, error) {
 		}
 		l.Close()
 	}
-	return nil, fmt.Errorf("lock %q: the file is replaced all the time", r.Path())
+	return nil, fmt.Errorf("lock %q: the file is replaced all the time", path)
 }
 
 // open returns a Lock that is not locked yet.
-func open(r Resource) (*Lock, error) {
+func open(r Resource, path string) (*Lock, error) {
+	if fd, id, ok := held.again(path); ok {
+		return &Lock{fd: fd, file: id, resource: r, path: path}, nil
+	}
 	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
 	if r.Temporary {
 		flags |= unix.O_CREAT
 	}
-	if l := again(r); l != nil {
-		return l, nil
-	}
-	fd, err := openat(r.Path(), flags)
+	fd, err := openat(path, flags)
 	if r.Mode == Shared && (errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES)) {
-		fd, err = openat(r.Path(), flags&^(unix.O_RDWR|unix.O_CREAT))
+		fd, err = openat(path, flags&^(unix.O_RDWR|unix.O_CREAT))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open lock file %q: %w", r.Path(), err)
+		return nil, fmt.Errorf("open lock file %q: %w", path, err)
 	}
 	id, err := identify(fd)
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("open lock file %q: %w", r.Path(), err)
+		return nil, fmt.Errorf("open lock file %q: %w", path, err)
 	}
-	return &Lock{fd: fd, file: id, resource: r}, nil
-}
-
-// again returns an unlocked Lock over a spare descriptor of a file with a POSIX lock, if the resource's path leads to one.
-func again(r Resource) *Lock {
-	if held.empty() {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(r.Path(), &st); err != nil {
-		return nil
-	}
-	id := FileID{Dev: st.Dev, Ino: st.Ino}
-	fd, ok := held.reuse(id)
-	if !ok {
-		return nil
-	}
-	return &Lock{fd: fd, file: id, resource: r}
+	return &Lock{fd: fd, file: id, resource: r, path: path}, nil
 }
 
 func openat(path string, flags int) (int, error) {
@@ -162,7 +147,7 @@ func fcntl(fd, cmd int, lk *unix.Flock_t) error {
 // explain turns the kernel's refusal into a BusyError that names the holder.
 func (l *Lock) explain(err error) error {
 	if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("lock %q: %w", l.resource.Path(), err)
+		return fmt.Errorf("lock %q: %w", l.path, err)
 	}
 	busy := &BusyError{Resource: l.resource, File: l.file}
 	lk := unix.Flock_t{Type: unix.F_WRLCK, Len: 1}
@@ -192,23 +177,36 @@ func (l *Lock) Inherited() bool { return l.inherited }
 
 // Named reports whether the resource's path still leads to the locked file.
 func (l *Lock) Named() bool {
+	id, err := Identify(l.path)
+	return err == nil && id == l.file
+}
+
+// Identify returns the identity of the file that a path leads to.
+func Identify(path string) (FileID, error) {
 	var st unix.Stat_t
-	err := unix.Stat(l.resource.Path(), &st)
-	return err == nil && FileID{Dev: st.Dev, Ino: st.Ino} == l.file
+	for {
+		err := unix.Stat(path, &st)
+		if err == nil {
+			return FileID{Dev: st.Dev, Ino: st.Ino}, nil
+		}
+		if err != unix.EINTR {
+			return FileID{}, fmt.Errorf("look at lock file %q: %w", path, err)
+		}
+	}
 }
 
 // Duplicate returns another descriptor of the same description, for a guest to inherit. The caller closes it with CloseFile. There is
 // none of a POSIX lock, which nobody can inherit.
 func (l *Lock) Duplicate() (*os.File, error) {
 	if l.kind == POSIX {
-		return nil, fmt.Errorf("duplicate lock of %q: it is a POSIX lock: %w", l.resource.Path(), ErrNoLock)
+		return nil, fmt.Errorf("duplicate lock of %q: it is a POSIX lock: %w", l.path, ErrNoLock)
 	}
 	fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return nil, fmt.Errorf("duplicate lock of %q: %w", l.resource.Path(), err)
+		return nil, fmt.Errorf("duplicate lock of %q: %w", l.path, err)
 	}
 	l.shared = true
-	return os.NewFile(uintptr(fd), l.resource.Path()), nil
+	return os.NewFile(uintptr(fd), l.path), nil
 }
 
 // Keep says whether the descriptor survives an execve, with all those that must not be closed while the lock is held.
@@ -219,7 +217,7 @@ func (l *Lock) Keep(keep bool) error {
 	}
 	for _, fd := range append(l.Others(), l.fd) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags); err != nil {
-			return fmt.Errorf("keep lock of %q: %w", l.resource.Path(), err)
+			return fmt.Errorf("keep lock of %q: %w", l.path, err)
 		}
 	}
 	return nil
@@ -235,16 +233,21 @@ func (l *Lock) Release() error {
 		// The process has one lock of the file, however many descriptors; it is dropped with the last of them.
 		return l.close()
 	}
-	var removed error
-	if l.resource.Temporary && l.resource.Lockspace != "" && l.set(Exclusive) == nil && l.Named() {
-		removed = unix.Unlink(l.resource.Path())
+	var removed, dropped error
+	if l.resource.Temporary && l.resource.Lockspace != "" && l.alone() && l.Named() {
+		removed = unix.Unlink(l.path)
 	}
-	err := fcntl(l.fd, l.command(), &unix.Flock_t{Type: unix.F_UNLCK, Len: 1})
-	if err = errors.Join(removed, err, l.close()); err != nil {
-		return fmt.Errorf("release lock of %q: %w", l.resource.Path(), err)
+	if l.shared || l.kind == POSIX {
+		dropped = fcntl(l.fd, l.command(), &unix.Flock_t{Type: unix.F_UNLCK, Len: 1})
+	}
+	if err := errors.Join(removed, dropped, l.close()); err != nil {
+		return fmt.Errorf("release lock of %q: %w", l.path, err)
 	}
 	return nil
 }
+
+// alone reports whether nobody shares the lock, and sees to it that nobody can from now on.
+func (l *Lock) alone() bool { return l.resource.Mode == Exclusive || l.set(Exclusive) == nil }
 
 // Close closes the descriptor; duplicates keep an OFD lock alive, and nothing a POSIX lock.
 func (l *Lock) Close() { _ = l.close() }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,9 @@ var held guard
 
 // guard keeps descriptors of files with POSIX locks from being closed.
 type guard struct {
+	// some is set while there is a lock, so that everybody else pays nothing.
+	some atomic.Bool
+
 	mu    sync.Mutex
 	files map[FileID]*guarded
 }
@@ -64,6 +68,7 @@ func (g *guard) add(id FileID, mode Mode) {
 	}
 	f.mode = mode
 	f.locks++
+	g.some.Store(true)
 }
 
 // drop forgets a POSIX lock and closes what was kept open for its sake, if it was the file's last. It reports whether it was.
@@ -79,6 +84,7 @@ func (g *guard) drop(id FileID) bool {
 		return false
 	}
 	delete(g.files, id)
+	g.some.Store(len(g.files) > 0)
 	for _, fd := range slices.Concat(f.spare, f.kept) {
 		unix.Close(fd)
 	}
@@ -86,13 +92,6 @@ func (g *guard) drop(id FileID) bool {
 		file.Close()
 	}
 	return true
-}
-
-// empty reports whether there is no POSIX lock, which is so in almost all processes.
-func (g *guard) empty() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.files) == 0
 }
 
 // on returns the mode of the POSIX lock on a file.
@@ -148,6 +147,9 @@ func (g *guard) last(id FileID) bool {
 // close closes a descriptor of ours, or keeps it if closing would drop a POSIX lock. The description of one that is alone is nobody
 // else's.
 func (g *guard) close(fd int, id FileID, alone bool) error {
+	if !g.some.Load() {
+		return unix.Close(fd)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f := g.files[id]
@@ -168,13 +170,14 @@ func CloseFile(f *os.File) error {
 	if f == nil {
 		return nil
 	}
+	if !held.some.Load() {
+		return f.Close()
+	}
 	held.mu.Lock()
 	defer held.mu.Unlock()
-	if len(held.files) > 0 {
-		if g := held.files[idOf(f)]; g != nil {
-			g.files = append(g.files, f)
-			return nil
-		}
+	if g := held.files[idOf(f)]; g != nil {
+		g.files = append(g.files, f)
+		return nil
 	}
 	return f.Close()
 }
@@ -201,12 +204,12 @@ func number(f *os.File) (int, bool) {
 }
 
 // refused returns why a file with a POSIX lock of ours must not even be opened, or nil.
-func (g *guard) refused(r Resource) error {
-	if g.empty() {
+func (g *guard) refused(r Resource, path string) error {
+	if !g.some.Load() {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(r.Path(), &st); err != nil {
+	if err := unix.Stat(path, &st); err != nil {
 		return nil
 	}
 	id := FileID{Dev: st.Dev, Ino: st.Ino}
@@ -215,4 +218,18 @@ func (g *guard) refused(r Resource) error {
 		return nil
 	}
 	return &BusyError{Resource: r, File: id, PID: os.Getpid()}
+}
+
+// again returns a spare descriptor of a file with a POSIX lock, if the path leads to one.
+func (g *guard) again(path string) (fd int, id FileID, ok bool) {
+	if !g.some.Load() {
+		return -1, FileID{}, false
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return -1, FileID{}, false
+	}
+	id = FileID{Dev: st.Dev, Ino: st.Ino}
+	fd, ok = g.reuse(id)
+	return fd, id, ok
 }

@@ -29,7 +29,7 @@ func TestLockIsReadFromDescriptorInfo(t *testing.T) {
 		{"a line cut short", head + "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00", carried{}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if c, ok := parseInfo(strings.NewReader(tc.text)); c != tc.want || ok != tc.ok {
+			if c, ok := parseInfo([]byte(tc.text)); c != tc.want || ok != tc.ok {
 				t.Errorf("%v, %v, want %v, %v", c, ok, tc.want, tc.ok)
 			}
 		})
@@ -54,7 +54,7 @@ func FuzzParseInfo(f *testing.F) {
 	f.Add("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:9978209 0 0\n")
 	f.Add("lock:\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		c, ok := parseInfo(strings.NewReader(text))
+		c, ok := parseInfo([]byte(text))
 		kind := map[Kind]string{OFD: "OFDLCK", POSIX: "POSIX"}[c.kind]
 		mode := map[Mode]string{Exclusive: "WRITE", Shared: "READ"}[c.mode]
 		if ok && (!strings.Contains(text, kind) || !strings.Contains(text, mode)) {

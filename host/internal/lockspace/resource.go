@@ -91,9 +91,9 @@ func (r Resource) Check() error {
 	switch {
 	case len(r.Lockspace) > MaxName || len(r.Name) > MaxName || len(r.Disk) > MaxName:
 		return fmt.Errorf("check resource: name of over %d bytes: %w", MaxName, ErrName)
-	case strings.ContainsRune(r.Lockspace+r.Name, 0):
+	case strings.IndexByte(r.Lockspace, 0) >= 0 || strings.IndexByte(r.Name, 0) >= 0:
 		return fmt.Errorf("check resource %q: null byte: %w", r.Name, ErrName)
-	case !utf8.ValidString(r.Lockspace + r.Name + r.Disk):
+	case !utf8.ValidString(r.Lockspace) || !utf8.ValidString(r.Name) || !utf8.ValidString(r.Disk):
 		return fmt.Errorf("check resource %q: not UTF-8: %w", r.Name, ErrName)
 	case r.Lockspace == "" && !filepath.IsAbs(r.Name):
 		return fmt.Errorf("check resource %q: path is not absolute: %w", r.Name, ErrName)

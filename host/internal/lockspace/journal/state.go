@@ -118,11 +118,15 @@ func (s *State) records() []Record {
 	for _, space := range slices.Sorted(maps.Keys(s.Spaces)) {
 		out = append(out, Record{Op: Space, Space: space})
 	}
-	leases := slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
-	for _, l := range leases {
+	for _, l := range s.Sorted() {
 		out = append(out, Record{Op: Acquire, Owner: l.Owner, Leases: []Lease{l}})
 	}
 	return out
+}
+
+// Sorted returns the leases in the order of their numbers.
+func (s *State) Sorted() []Lease {
+	return slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
 }
 
 func (s *State) clone() State {

@@ -1,10 +1,11 @@
 package leases
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -24,7 +25,7 @@ func (t *Table) AddSpace(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("add lockspace: %w", err)
 	}
-	if err := t.begin(context.Background()); err != nil {
+	if err := t.join(); err != nil {
 		return err
 	}
 	defer t.end()
@@ -47,44 +48,11 @@ func (t *Table) HasSpace(path string) bool {
 	return path == "" || t.spaces[path]
 }
 
-// Spaces returns the number of known lockspaces, without the empty one.
-func (t *Table) Spaces() int {
+// Spaces returns the known lockspaces, sorted, without the empty one.
+func (t *Table) Spaces() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.spaces)
-}
-
-// ReleaseOne ends one lease of a classic owner, which may have several of the same resource. Returns ErrNotHeld if nobody has
-// the resource, ErrNotOwner if only others have.
-func (t *Table) ReleaseOne(ctx context.Context, owner Owner, r lockspace.Resource) error {
-	g, leave, err := t.enter(ctx, keyOf(owner))
-	if err != nil {
-		return err
-	}
-	defer leave()
-	number, err := t.pick(g, r)
-	if err == nil {
-		_, err = t.release(g, func(l *lease) bool { return l.Number == number })
-	}
-	if err != nil {
-		return fmt.Errorf("release %q: %w", r.Path(), err)
-	}
-	return nil
-}
-
-// pick returns the number of a lease of the resource in the group.
-func (t *Table) pick(g *group, r lockspace.Resource) (uint64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for n := range t.byPath[r.Path()] {
-		if g.leases[n] != nil {
-			return n, nil
-		}
-	}
-	if len(t.byPath[r.Path()]) > 0 {
-		return 0, ErrNotOwner
-	}
-	return 0, ErrNotHeld
+	return slices.Sorted(maps.Keys(t.spaces))
 }
 
 // Create makes the file of a resource, empty with mode 0600, if it is missing. Returns *BusyError if the resource is leased.
@@ -92,7 +60,7 @@ func (t *Table) Create(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
-	if err := t.begin(context.Background()); err != nil {
+	if err := t.join(); err != nil {
 		return err
 	}
 	defer t.end()
@@ -108,7 +76,7 @@ func (t *Table) Delete(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
-	if err := t.begin(context.Background()); err != nil {
+	if err := t.join(); err != nil {
 		return err
 	}
 	defer t.end()
@@ -132,10 +100,9 @@ func (t *Table) free(r lockspace.Resource) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	r.Mode = lockspace.Exclusive
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.conflict(r); l != nil {
+	if l := t.conflict(r.Path(), lockspace.Exclusive); l != nil {
 		return heldBy(r, l)
 	}
 	return nil

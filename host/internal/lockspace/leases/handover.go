@@ -60,14 +60,14 @@ type gate struct {
 	shut, idle chan struct{}
 }
 
-// begin waits for the end of a handover and counts a change in. Its end is end's to say.
+// begin waits for the end of a handover and counts a change in; its end is ended's to say. Without an error it returns with Table.mu held.
 func (t *Table) begin(ctx context.Context) error {
 	for {
 		t.mu.Lock()
 		shut := t.gate.shut
 		if shut == nil {
-			defer t.mu.Unlock()
 			if t.closed {
+				t.mu.Unlock()
 				return ErrClosed
 			}
 			t.gate.changes++
@@ -84,14 +84,28 @@ func (t *Table) begin(ctx context.Context) error {
 	}
 }
 
-func (t *Table) end() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// ended counts a change out; Table.mu is held.
+func (t *Table) ended() {
 	t.gate.changes--
 	if t.gate.idle != nil && t.gate.changes == 0 {
 		close(t.gate.idle)
 		t.gate.idle = nil
 	}
+}
+
+// join begins a change that belongs to no owner; end ends it.
+func (t *Table) join() error {
+	err := t.begin(context.Background())
+	if err == nil {
+		t.mu.Unlock()
+	}
+	return err
+}
+
+func (t *Table) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended()
 }
 
 // Handover stops all changes, waits for those under way as long as the context allows, and makes the locks' descriptors survive an
@@ -147,32 +161,28 @@ func (t *Table) keep(keep bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var all error
-	for _, g := range t.groups {
-		for _, l := range g.leases {
-			if l.hold != nil {
-				all = errors.Join(all, l.hold.lock.Keep(keep))
-			}
+	for _, l := range t.index.all {
+		if !l.gone && l.hold != nil {
+			all = errors.Join(all, l.hold.lock.Keep(keep))
 		}
 	}
 	return all
 }
 
-// inherited describes all locks that are held.
+// inherited describes all locks that are held, in the order of their leases' numbers.
 func (t *Table) inherited() []Inherited {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var out []Inherited
-	for _, g := range t.groups {
-		for _, l := range g.leases {
-			if l.hold == nil {
-				continue
-			}
-			lock := l.hold.lock
-			out = append(out, Inherited{
-				FD: lock.Descriptor(), Resource: l.Resource, Number: l.Number, Owners: []Owner{l.Owner}, Since: l.Since,
-				Others: lock.Others(),
-			})
+	for _, l := range t.index.all {
+		if l.gone || l.hold == nil {
+			continue
 		}
+		lock := l.hold.lock
+		out = append(out, Inherited{
+			FD: lock.Descriptor(), Resource: l.Resource, Number: l.Number, Owners: []Owner{l.Owner}, Since: l.Since,
+			Others: lock.Others(),
+		})
 	}
 	return out
 }

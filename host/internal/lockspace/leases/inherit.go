@@ -112,9 +112,9 @@ func (h *heir) has(l journal.Lease, on *hold) {
 }
 
 func (h *heir) insertHeld(l journal.Lease, on *hold) {
-	entry := &lease{Lease: l, state: Held}
+	entry := newLease(l, Held, "")
 	if on == nil {
-		entry.state, entry.detail = Unproven, "not looked for yet"
+		entry.state, entry.detail = Unproven, notTried
 	} else {
 		entry.Resource.Mode = on.lock.Resource().Mode
 	}
@@ -168,7 +168,7 @@ func (h *heir) orphan(i Inherited, on *hold) {
 			return
 		}
 	}
-	if on.leases > 0 || (h.byFile[on.lock.File()] != nil && i.Resource.Mode == lockspace.Exclusive) {
+	if on.leases > 0 || (h.index.files[on.lock.File()] != nil && i.Resource.Mode == lockspace.Exclusive) {
 		return
 	}
 	h.log.Warn("lock of an unknown owner", "path", i.Resource.Path(), "mode", i.Resource.Mode)
@@ -194,7 +194,7 @@ func (h *heir) tidy() {
 	for _, on := range h.holds {
 		switch {
 		case on.leases > 0:
-		case h.byFile[on.lock.File()] != nil:
+		case h.index.files[on.lock.File()] != nil:
 			on.lock.Close()
 		default:
 			h.finish(on.lock)

@@ -65,14 +65,13 @@ type index struct {
 
 	places  map[string]*place
 	files   map[lockspace.FileID]*lease // one of those that hold a lock on the file
-	devices map[uint64]int              // locks by file system
 	states  [Lost + 1]int
 	mislaid int
 	owners  int
 }
 
 func newIndex() index {
-	return index{places: map[string]*place{}, files: map[lockspace.FileID]*lease{}, devices: map[uint64]int{}}
+	return index{places: map[string]*place{}, files: map[lockspace.FileID]*lease{}}
 }
 
 func byNumber(l *lease, number uint64) int { return cmp.Compare(l.Number, number) }
@@ -217,9 +216,6 @@ func (t *Table) rest(l *lease, h *hold) {
 	l.hold = h
 	t.mislay(l, false)
 	t.index.files[id] = l
-	if h.leases == 1 {
-		t.index.devices[id.Dev]++
-	}
 	if l.Owner.Classic && l.Resource.Mode == lockspace.Shared {
 		l.place.shared = h
 	}
@@ -248,9 +244,6 @@ func (t *Table) unhold(l *lease) *lockspace.Lock {
 	}
 	if l.place.shared == h {
 		l.place.shared = nil
-	}
-	if t.index.devices[id.Dev]--; t.index.devices[id.Dev] == 0 {
-		delete(t.index.devices, id.Dev)
 	}
 	return h.lock
 }

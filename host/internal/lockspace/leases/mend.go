@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
@@ -50,6 +51,7 @@ func (t *Table) rouse() {
 // round tries each owner that lacks a lock or the watch of its process, and returns how long to pause then.
 func (t *Table) round() time.Duration {
 	begun := time.Now()
+	var hung atomic.Bool
 	slots := make(chan struct{}, menders)
 	for _, g := range t.ailing() {
 		select {
@@ -57,7 +59,10 @@ func (t *Table) round() time.Duration {
 		case <-t.done:
 			return lastPause
 		}
-		if !t.attend(g, func() { <-slots }) {
+		if !t.attend(g, func(stuck bool) {
+			hung.Store(hung.Load() || stuck)
+			<-slots
+		}) {
 			<-slots
 		}
 	}
@@ -69,36 +74,49 @@ func (t *Table) round() time.Duration {
 			return lastPause
 		}
 	}
-	return min(max(restFactor*time.Since(begun), firstPause), lastPause)
+	took := time.Since(begun)
+	if hung.Load() {
+		// Waiting costs nobody anything.
+		took = max(took-stuckAfter, 0)
+	}
+	return min(max(restFactor*took, firstPause), lastPause)
 }
 
 // attend mends one group on a goroutine of its own, and calls done once: when it has ended, or when it is stuck. It reports false,
 // without calling done, if the group is let be.
-func (t *Table) attend(g *group, done func()) bool {
+func (t *Table) attend(g *group, done func(stuck bool)) bool {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	folders := t.folders(g)
-	if t.closed || g.mending || t.isBlocked(folders) {
+	busy := g.mending || t.isBlocked(folders)
+	g.mending = g.mending || !busy
+	t.mu.Unlock()
+	if busy {
 		return false
 	}
-	g.mending = true
 	ended := make(chan struct{})
-	t.work.Go(func() {
+	return t.spawn(func() {
 		defer close(ended)
 		t.mendGroup(g)
+	}) && t.spawn(func() {
+		done(t.oversee(folders, ended))
 	})
-	t.work.Go(func() {
-		defer done()
-		stuck := time.NewTimer(stuckAfter)
-		defer stuck.Stop()
-		select {
-		case <-ended:
-			return
-		case <-stuck.C:
-		}
-		t.log.Warn("file system of locks does not answer", "folders", folders)
-		t.block(folders, 1)
-		t.work.Go(func() { <-ended; t.block(folders, -1) })
+}
+
+// oversee waits for the end of a try, or until it is stuck, and reports that. Then its folders are let be until it ends.
+func (t *Table) oversee(folders []string, ended <-chan struct{}) (hangs bool) {
+	stuck := time.NewTimer(stuckAfter)
+	defer stuck.Stop()
+	select {
+	case <-ended:
+		return false
+	case <-stuck.C:
+	}
+	t.log.Warn("file system of locks does not answer", "folders", folders)
+	t.block(folders, 1)
+	t.spawn(func() {
+		<-ended
+		t.block(folders, -1)
+		t.rouse()
 	})
 	return true
 }

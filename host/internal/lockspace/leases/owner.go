@@ -117,12 +117,7 @@ func (t *Table) watch(g *group, p *process.Process) error {
 
 // gone ends the leases of a process that has exited, on a goroutine of its own, because the owner's turn may be long in coming.
 func (t *Table) gone(k key, p *process.Process) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return
-	}
-	t.work.Go(func() {
+	t.spawn(func() {
 		g, err := t.enter(context.Background(), k)
 		if err != nil {
 			return

@@ -2,6 +2,8 @@ package leases
 
 import (
 	"errors"
+	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +18,11 @@ const (
 	patrolRest  = 30
 	// stride is how many leases are looked up at once.
 	stride = 256
+	// deadFolders is how many folders of a file system may hang until all of it is let be.
+	deadFolders = 2
 )
 
-// patrol looks at all lock files now and then: one that was removed or replaced protects nobody any more. Each file system has a
-// goroutine of its own, so that one that does not answer holds up nothing but itself.
+// patrol looks at all lock files now and then: one that was removed or replaced protects nobody any more.
 func (t *Table) patrol() {
 	timer := time.NewTimer(patrolPause)
 	defer timer.Stop()
@@ -30,51 +33,16 @@ func (t *Table) patrol() {
 		case <-timer.C:
 		}
 		begun := time.Now()
-		for _, device := range t.unattended() {
-			t.walk(device)
+		mislaid := false
+		for after, more := uint64(0), true; more; {
+			var beats []beat
+			beats, after, more = t.way(after)
+			mislaid = t.walk(beats) || mislaid
+		}
+		if mislaid {
+			t.rouse()
 		}
 		timer.Reset(max(patrolPause, patrolRest*time.Since(begun)))
-	}
-}
-
-// unattended returns the file systems that are not being looked at.
-func (t *Table) unattended() []uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out []uint64
-	for device := range t.index.devices {
-		if !t.patrols[device] {
-			out = append(out, device)
-		}
-	}
-	return out
-}
-
-// walk looks at all lock files of a file system, and waits for that unless it takes long.
-func (t *Table) walk(device uint64) {
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return
-	}
-	t.patrols[device] = true
-	ended := make(chan struct{})
-	t.work.Go(func() {
-		defer close(ended)
-		defer func() {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			delete(t.patrols, device)
-		}()
-		t.look(device)
-	})
-	t.mu.Unlock()
-	slow := time.NewTimer(stuckAfter)
-	defer slow.Stop()
-	select {
-	case <-ended:
-	case <-slow.C:
-	case <-t.done:
 	}
 }
 
@@ -84,45 +52,118 @@ type beat struct {
 	hold  *hold
 }
 
-// look compares the names of all locks of a file system with their files.
-func (t *Table) look(device uint64) {
-	mislaid := false
-	beats := make([]beat, 0, stride)
-	for after, more := uint64(0), true; more; {
-		beats, after, more = t.next256(beats[:0], device, after)
-		for _, b := range beats {
-			select {
-			case <-t.done:
-				return
-			default:
-			}
-			if lost(b) {
-				mislaid = t.lose(b) || mislaid
-			}
-		}
-	}
-	if mislaid {
-		t.rouse()
-	}
-}
+func (b beat) folder() string { return filepath.Dir(b.lease.path) }
 
-// next256 returns the next leases on the way.
-func (t *Table) next256(beats []beat, device, after uint64) ([]beat, uint64, bool) {
+// way returns the next leases to look at, those after a number, and whether there are more.
+func (t *Table) way(after uint64) ([]beat, uint64, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := t.index.after(after)
 	some := all[:min(stride, len(all))]
+	beats := make([]beat, 0, len(some))
 	for _, l := range some {
 		after = l.Number
-		if !l.gone && l.hold != nil && !l.ails() && l.hold.lock.File().Dev == device {
-			beats = append(beats, beat{lease: l, hold: l.hold})
+		if l.gone || l.hold == nil || l.ails() || t.dead[l.hold.lock.File().Dev] >= deadFolders {
+			continue
 		}
+		if len(t.blocked) > 0 && t.blocked[filepath.Dir(l.path)] > 0 {
+			continue
+		}
+		beats = append(beats, beat{lease: l, hold: l.hold})
 	}
-	return beats, after, len(some) < len(all)
+	return beats, after, len(some) < len(all) && !t.closed
 }
 
-// lost reports whether a lock's file has lost its name. An answer that tells neither way is none.
-func lost(b beat) bool {
+// walk looks at lock files one after another, and reports whether one was lost. A file system that does not answer for long costs the
+// files of that folder their look, and nobody else.
+func (t *Table) walk(beats []beat) (mislaid bool) {
+	for len(beats) > 0 {
+		n, lost := t.look(beats)
+		for i, b := range beats[:n] {
+			mislaid = lost[i] && t.lose(b) || mislaid
+		}
+		if n == len(beats) {
+			return mislaid
+		}
+		stuck := beats[n].folder()
+		rest := beats[n+1:]
+		beats = beats[:0]
+		for _, b := range rest {
+			if b.folder() != stuck {
+				beats = append(beats, b)
+			}
+		}
+	}
+	return mislaid
+}
+
+// look looks at lock files and says of how many, and which of them have lost their names. It ends early at one that hangs, or with the
+// table.
+func (t *Table) look(beats []beat) (n int, lost []bool) {
+	var progress atomic.Int32
+	var given atomic.Bool // up: the file that hangs is the last
+	lost = make([]bool, len(beats))
+	ended := make(chan struct{})
+	spawned := t.spawn(func() {
+		defer close(ended)
+		for i, b := range beats {
+			gone := isLost(b)
+			if given.Load() {
+				return
+			}
+			lost[i] = gone
+			progress.Store(int32(i + 1))
+		}
+	})
+	if !spawned {
+		return 0, nil
+	}
+	tick := time.NewTicker(stuckAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return len(beats), lost
+		case <-t.done:
+			given.Store(true)
+			return int(progress.Load()), lost
+		case <-tick.C:
+		}
+		now := int(progress.Load())
+		if now > n || now == len(beats) {
+			n = now
+			continue
+		}
+		given.Store(true)
+		t.giveUp(beats[n], ended)
+		return n, lost
+	}
+}
+
+// giveUp lets a folder be until a look at one of its files has ended.
+func (t *Table) giveUp(b beat, ended <-chan struct{}) {
+	folders, device := []string{b.folder()}, b.hold.lock.File().Dev
+	t.log.Warn("file system of a held lock does not answer", "folder", folders[0])
+	t.block(folders, 1)
+	t.bury(device, 1)
+	t.spawn(func() {
+		<-ended
+		t.block(folders, -1)
+		t.bury(device, -1)
+	})
+}
+
+// bury counts folders of a file system that do not answer.
+func (t *Table) bury(device uint64, change int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dead[device] += change; t.dead[device] == 0 {
+		delete(t.dead, device)
+	}
+}
+
+// isLost reports whether a lock's file has lost its name. An answer that tells neither way is none.
+func isLost(b beat) bool {
 	id, err := lockspace.Identify(b.lease.path)
 	if err != nil {
 		return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)
@@ -138,7 +179,7 @@ func (t *Table) lose(b beat) bool {
 	if b.lease.gone || b.lease.hold != b.hold {
 		return false
 	}
-	t.log.Warn("lock file was removed or replaced, and is locked anew", "path", b.lease.path, "guest", b.lease.Owner.Name)
+	t.log.Warn("lock file was removed or replaced", "path", b.lease.path, "guest", b.lease.Owner.Name)
 	t.mislay(b.lease, true)
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -113,6 +114,10 @@ func (t *Table) release(g *group, all ...*lease) (int, error) {
 	if len(all) == 0 {
 		return 0, nil
 	}
+	if t.unheld(all) && !t.open(g) {
+		// The process is gone, and so are all its leases now.
+		return len(all), nil
+	}
 	numbers := make([]uint64, len(all))
 	for i, l := range all {
 		numbers[i] = l.Number
@@ -121,6 +126,13 @@ func (t *Table) release(g *group, all ...*lease) (int, error) {
 		return 0, err
 	}
 	return len(t.drop(g, all)), nil
+}
+
+// unheld reports whether the table lacks a lock of one of the leases.
+func (t *Table) unheld(all []*lease) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(all, func(l *lease) bool { return l.hold == nil })
 }
 
 // drop ends leases of a group and returns them.

@@ -114,8 +114,8 @@ type Table struct {
 	index    index
 	spaces   map[string]bool
 	watches  map[*Watch]bool
-	blocked  map[string]int  // folders of lock files that do not answer just now
-	patrols  map[uint64]bool // file systems whose lock files are being looked at
+	blocked  map[string]int // folders of lock files that do not answer just now
+	dead     map[uint64]int // file systems by how many of their folders do not
 	next     uint64
 	unopened bool // there may be owners whose processes are not watched
 	closed   bool
@@ -151,7 +151,7 @@ func TakeOver(path string, log hclog.Logger, in Inheritance) (*Table, error) {
 		journal: j, log: log, poller: poller,
 		done: make(chan struct{}), first: make(chan struct{}), wake: make(chan struct{}, 1),
 		groups: map[key]*group{}, index: newIndex(), spaces: found.Spaces, watches: map[*Watch]bool{},
-		blocked: map[string]int{}, patrols: map[uint64]bool{}, next: found.Next, unopened: true,
+		blocked: map[string]int{}, dead: map[uint64]int{}, next: found.Next, unopened: true,
 	}
 	t.take(in, found.Leases)
 	for _, l := range found.Sorted() {
@@ -209,23 +209,38 @@ func (t *Table) Close() error {
 	go func() { t.work.Wait(); close(ended) }()
 	stuck := time.NewTimer(closeWait)
 	defer stuck.Stop()
+	var hung error
 	select {
 	case <-ended:
 	case <-stuck.C:
-		// What hangs may still use its descriptors, which go with this process.
-		return errors.Join(errors.New("close leases: a file system does not answer"), t.journal.Close())
+		hung = errors.New("close leases: a file system does not answer")
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, g := range t.groups {
 		t.watchNobody(g)
+		if g.users > 0 {
+			// What hangs may still use its descriptors, which go with this process.
+			continue
+		}
 		for _, l := range g.leases {
 			if lock := t.unhold(l); lock != nil {
 				lock.Close()
 			}
 		}
 	}
-	return t.journal.Close()
+	return errors.Join(hung, t.journal.Close())
+}
+
+// spawn starts work that Close waits for, and reports whether the table is open.
+func (t *Table) spawn(work func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.work.Go(work)
+	return true
 }
 
 // group returns the group of a key, made if it is new. Table.mu is held, or nobody else has the table yet.

@@ -3,6 +3,7 @@ package leases
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -86,13 +87,8 @@ func (t *Table) walk(beats []beat) (mislaid bool) {
 			return mislaid
 		}
 		stuck := beats[n].folder()
-		rest := beats[n+1:]
-		beats = beats[:0]
-		for _, b := range rest {
-			if b.folder() != stuck {
-				beats = append(beats, b)
-			}
-		}
+		// What hangs still has the slice.
+		beats = slices.DeleteFunc(slices.Clone(beats[n+1:]), func(b beat) bool { return b.folder() == stuck })
 	}
 	return mislaid
 }

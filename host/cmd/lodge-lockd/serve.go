@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/version"
 )
@@ -33,8 +35,9 @@ var errRunning = errors.New("another lock daemon is running")
 // serve runs the daemon until the context ends.
 func serve(ctx context.Context, o options, log hclog.Logger) error {
 	unix.Umask(0o077)
-	// Calls are short and mostly the kernel's: a second processor gains nothing, and a lone client waits for threads to wake.
-	runtime.GOMAXPROCS(1)
+	// Calls are short and mostly the kernel's. One processor more than the one that works keeps the runtime from waking threads whenever
+	// that one waits in the kernel; further ones gain nothing.
+	runtime.GOMAXPROCS(2)
 	pid, err := claim(o.pidFile)
 	if err != nil {
 		return err
@@ -63,9 +66,21 @@ func serve(ctx context.Context, o options, log hclog.Logger) error {
 	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
 		log.Warn("cannot tell systemd", "error", err)
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: log, Version: version.String(), MaxClients: o.maxClients})
-	err = server.Serve(ctx, listeners...)
+	connections, err := hub.New(log, func(f *os.File) { _ = lockspace.CloseFile(f) })
+	if err != nil {
+		return errors.Join(err, table.Close())
+	}
+	server := lockserver.New(lockserver.Config{
+		Hub: connections, Table: table, Log: log, Version: version.String(), MaxClients: o.maxClients,
+	})
+	for _, l := range listeners {
+		if err := server.Listen(l); err != nil {
+			return errors.Join(err, table.Close())
+		}
+	}
+	err = connections.Run(ctx)
 	log.Info("lock daemon ends; guests keep their locks")
+	server.Close()
 	return errors.Join(err, table.Close())
 }
 
@@ -101,16 +116,19 @@ func claim(path string) (*os.File, error) {
 }
 
 // listen returns the sockets that systemd passed, or makes the one at path. A socket that nobody serves any more is replaced.
-func listen(path string) ([]*net.UnixListener, error) {
+func listen(path string) ([]hub.Listener, error) {
 	passed, err := activation.Listeners()
 	if err != nil {
 		return nil, fmt.Errorf("take sockets from systemd: %w", err)
 	}
-	var out []*net.UnixListener
+	var out []hub.Listener
 	for _, l := range passed {
 		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false)
-			out = append(out, u)
+			listener, err := hub.FromNet(u, false)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, listener)
 		}
 	}
 	if len(out) > 0 {
@@ -130,5 +148,9 @@ func listen(path string) ([]*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
-	return []*net.UnixListener{l}, nil
+	listener, err := hub.FromNet(l, true)
+	if err != nil {
+		return nil, err
+	}
+	return []hub.Listener{listener}, nil
 }

@@ -1,0 +1,155 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Frozen is what a service is while the hub is frozen.
+type Frozen struct {
+	// Name is the service's.
+	Name string
+	// MaxClients and NextID are its limit and the number of its next connection.
+	MaxClients int
+	NextID     uint64
+	// Listeners are its sockets.
+	Listeners []Listener
+	// Clients are its connections.
+	Clients []FrozenClient
+}
+
+// FrozenClient is a connection while the hub is frozen, or one that is taken over.
+type FrozenClient struct {
+	// ID and Connected are those of Client.
+	ID        uint64
+	Connected time.Time
+	// FD is its socket.
+	FD int
+	// In is what it has sent and nobody has acted on: frames, and a part of one.
+	In []byte
+	// FDs came with what is in In.
+	FDs []int
+	// Out is what it has to be sent before anything else.
+	Out []Chunk
+	// Session serves it.
+	Session Session
+}
+
+// Chunk is something to be sent: bytes, and a descriptor with the first of them, or -1.
+type Chunk struct {
+	Bytes []byte
+	FD    int
+}
+
+// Freeze stops everything: nothing is read, and the calls under way are waited for. If the context ends first, everything goes on and an
+// error is returned. Otherwise nothing happens until Thaw; what is returned stays the hub's.
+func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
+	frozen := make(chan struct{})
+	h.post(func() { h.freezing = frozen })
+	select {
+	case <-frozen:
+	case <-h.ended:
+		return nil, ErrEnded
+	}
+	h.settle()
+	for h.away > 0 {
+		select {
+		case <-h.rung:
+			h.settle()
+		case <-ctx.Done():
+			n := h.away
+			h.Thaw()
+			return nil, fmt.Errorf("freeze hub: wait for %d calls: %w", n, ctx.Err())
+		}
+	}
+	out := make([]Frozen, len(h.services))
+	for i, s := range h.services {
+		out[i] = Frozen{Name: s.name, MaxClients: s.Limit(), NextID: s.nextID}
+		for _, l := range h.listeners {
+			if l.service == s {
+				out[i].Listeners = append(out[i].Listeners, l.Listener)
+			}
+		}
+		for _, c := range s.Clients() {
+			out[i].Clients = append(out[i].Clients, c.frozen())
+		}
+	}
+	return out, nil
+}
+
+// settle does what was posted.
+func (h *Hub) settle() {
+	for {
+		do, ok := h.next()
+		if !ok {
+			return
+		}
+		do()
+	}
+}
+
+// Thaw goes on after Freeze.
+func (h *Hub) Thaw() {
+	h.freezing = nil
+	h.begin()
+	h.post(func() {})
+}
+
+func (c *Client) frozen() FrozenClient {
+	f := FrozenClient{ID: c.id, Connected: c.connected, FD: c.fd, In: c.in, Session: c.session}
+	for _, file := range c.files {
+		f.FDs = append(f.FDs, int(file.Fd()))
+	}
+	for _, o := range c.out {
+		fd := -1
+		if o.file != nil {
+			fd = int(o.file.Fd())
+		}
+		f.Out = append(f.Out, Chunk{Bytes: o.bytes, FD: fd})
+	}
+	return f
+}
+
+// Adopt takes over a connection from a predecessor's Freeze. Its descriptors are the hub's from now on, unless an error is returned.
+func (s *Service) Adopt(f FrozenClient) (*Client, error) {
+	peer, err := peerOf(f.FD)
+	if err == nil {
+		err = unix.SetNonblock(f.FD, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over client %d: %w", f.ID, err)
+	}
+	c := &Client{
+		hub: s.hub, service: s, session: f.Session, fd: f.FD, id: f.ID, connected: f.Connected, peer: peer, in: f.In,
+	}
+	if c.session == nil {
+		if c.session, err = s.open(c); err != nil {
+			return nil, fmt.Errorf("take over client %d: %w", f.ID, err)
+		}
+	}
+	for _, fd := range f.FDs {
+		c.files = append(c.files, fileOf(fd))
+	}
+	for _, o := range f.Out {
+		c.queue(chunk{bytes: o.Bytes, file: fileOf(o.FD)})
+	}
+	s.add(c)
+	s.hub.post(func() {
+		s.hub.clients[c.fd] = c
+		s.hub.attend(c)
+		if len(c.in) > 0 {
+			s.hub.ready = append(s.hub.ready, c)
+		}
+	})
+	return c, nil
+}
+
+// Continue has the numbers of further connections begin after those of a predecessor.
+func (s *Service) Continue(nextID uint64) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.nextID = max(s.nextID, nextID)
+}

@@ -59,7 +59,7 @@ type Client struct {
 	out     []chunk
 	unread  int    // bytes in out
 	running int    // calls
-	held    bool   // the next frame has to wait for a call to end
+	held    bool   // the next frame has to wait for a call to end, or for answers to be read
 	gone    bool   // the connection is closed, and calls may still run
 	why     error  // it was closed
 	mask    uint32 // the events that epoll tells

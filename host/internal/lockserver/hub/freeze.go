@@ -65,8 +65,11 @@ func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
 			return nil, fmt.Errorf("freeze hub: wait for %d calls: %w", n, ctx.Err())
 		}
 	}
-	out := make([]Frozen, len(h.services))
-	for i, s := range h.services {
+	h.mu.Lock()
+	services := h.services
+	h.mu.Unlock()
+	out := make([]Frozen, len(services))
+	for i, s := range services {
 		out[i] = Frozen{Name: s.name, MaxClients: s.Limit(), NextID: s.nextID}
 		for _, l := range h.listeners {
 			if l.service == s {

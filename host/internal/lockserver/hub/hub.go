@@ -58,6 +58,8 @@ type Hub struct {
 	rung   chan struct{} // tells Freeze, which does not look at the bell
 	ended  chan struct{} // closed when Run ends
 	work   sync.WaitGroup
+	// frameTimeout is the constant of that name but in tests.
+	frameTimeout time.Duration
 
 	mu       sync.Mutex
 	posted   []func() // what the leader shall do
@@ -68,7 +70,7 @@ type Hub struct {
 	listeners map[int]*listening
 	ready     []*Client            // have sent frames that nobody has looked at
 	late      map[*Client]struct{} // have a frame that is not whole, or answers that they do not read
-	busy      bool                 // the leader is in a call
+	busy      *Client              // whose call the leader is in, or nil
 	away      int                  // calls that run elsewhere
 	retry     time.Time            // when to accept again
 	stopping  bool
@@ -96,7 +98,8 @@ func New(log hclog.Logger, discard func(*os.File)) (*Hub, error) {
 	return &Hub{
 		log: log, discard: discard, epoll: epoll, bell: bell,
 		wake: make(chan struct{}, 1), rung: make(chan struct{}, 1), ended: make(chan struct{}),
-		clients: map[int]*Client{}, listeners: map[int]*listening{}, late: map[*Client]struct{}{},
+		frameTimeout: frameTimeout,
+		clients:      map[int]*Client{}, listeners: map[int]*listening{}, late: map[*Client]struct{}{},
 	}, nil
 }
 

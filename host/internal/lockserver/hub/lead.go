@@ -33,9 +33,11 @@ type worker struct {
 // lead serves until the lead is lost, or the hub stops or freezes; then it closes over.
 func (h *Hub) lead(at uint64, over chan struct{}) {
 	w := &worker{Hub: h, at: at, buf: make([]byte, readAtOnce), out: make([]byte, 0, answerSize)}
-	if h.busy {
-		h.busy = false
-		h.away++ // the call in which the last leader has lost the lead
+	if h.busy != nil {
+		// The call in which the last leader has lost the lead goes on. Its client may have said more.
+		h.away++
+		h.ready = append(h.ready, h.busy)
+		h.busy = nil
 	}
 	for {
 		if !w.round() {
@@ -89,7 +91,7 @@ func (w *worker) patience() int {
 	case !w.retry.IsZero():
 		return int(acceptPause / time.Millisecond)
 	case len(w.late) > 0:
-		return 1000
+		return int(w.frameTimeout / 10 / time.Millisecond)
 	}
 	return -1
 }
@@ -174,7 +176,7 @@ func (w *worker) advance(c *Client, data []byte, own bool) bool {
 			break
 		}
 		call := f.Type == rpc.Call || f.Type == rpc.CallWithFDs
-		if call && c.running > 0 && c.running >= c.session.Parallel(f.Header) {
+		if c.unread >= unreadLimit || (call && c.running > 0 && c.running >= c.session.Parallel(f.Header)) {
 			c.held = true
 			break
 		}
@@ -210,7 +212,7 @@ func (w *worker) keep(c *Client, data []byte, own, whole bool) {
 		c.inDue = time.Time{}
 	}
 	if len(data) > 0 && !c.held && c.inDue.IsZero() {
-		c.inDue = time.Now().Add(frameTimeout)
+		c.inDue = time.Now().Add(w.frameTimeout)
 	}
 	w.attend(c)
 }
@@ -235,7 +237,7 @@ func (w *worker) call(c *Client, f rpc.Frame) bool {
 		w.work.Go(func() { w.comeBack(c, f.Header, c.session.Call(f)) })
 		return true
 	}
-	w.busy = true
+	w.busy = c
 	w.turn.Store(w.at + 1)
 	if w.asleep.Load() {
 		select {
@@ -249,7 +251,7 @@ func (w *worker) call(c *Client, f rpc.Frame) bool {
 		return false
 	}
 	w.at += 2
-	w.busy = false
+	w.busy = nil
 	c.running--
 	w.answer(c, f.Header, a, w.out)
 	return true

@@ -73,7 +73,7 @@ func (h *Hub) send(c *Client, b []byte, files []*os.File) {
 
 func (c *Client) queue(o chunk) {
 	if len(c.out) == 0 {
-		c.outDue = time.Now().Add(frameTimeout)
+		c.outDue = time.Now().Add(c.hub.frameTimeout)
 	}
 	c.out = append(c.out, o)
 	c.unread += len(o.bytes)
@@ -91,7 +91,7 @@ func (h *Hub) flush(c *Client) {
 		if err != nil {
 			break
 		}
-		c.outDue = time.Now().Add(frameTimeout)
+		c.outDue = time.Now().Add(h.frameTimeout)
 		c.unread -= n
 		if o.bytes = o.bytes[n:]; len(o.bytes) > 0 {
 			break
@@ -103,6 +103,9 @@ func (h *Hub) flush(c *Client) {
 		c.out, c.outDue = nil, time.Time{}
 	}
 	h.attend(c)
+	if c.held && c.unread < unreadLimit {
+		h.ready = append(h.ready, c)
+	}
 	h.pull(c)
 }
 

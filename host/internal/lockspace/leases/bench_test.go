@@ -64,3 +64,64 @@ func BenchmarkClassicPair(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRecover opens the journal of a daemon that was killed: 10,000 leases, whose locks are free, or held by 100 guests' processes
+// that inherited them.
+func BenchmarkRecover(b *testing.B) {
+	const many, guests = 10000, 100
+	for _, c := range []struct {
+		name      string
+		inherited bool
+	}{{"free", false}, {"inherited", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			dir := memory(b)
+			path := filepath.Join(dir, "journal")
+			table, err := leases.Open(path, hclog.NewNullLogger())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for n := range guests {
+				o := guest(byte(n), 1)
+				wants := make([]leases.Want, many/guests)
+				resources := make([]lockspace.Resource, len(wants))
+				for i := range wants {
+					resources[i] = lockspace.ForDisk(dir, fmt.Sprint("/images/", n, "/", i), lockspace.Exclusive)
+					wants[i].Resource = resources[i]
+				}
+				if _, err := table.Acquire(b.Context(), o, wants); err != nil {
+					b.Fatal(err)
+				}
+				var files []*os.File
+				if c.inherited {
+					if files, err = table.Files(b.Context(), o, resources); err != nil {
+						b.Fatal(err)
+					}
+				}
+				o.Process, _ = sleeper(b, files...)
+				for _, f := range files {
+					f.Close()
+				}
+				if err := table.SetProcess(b.Context(), o); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if err := table.Close(); err != nil {
+					b.Fatal(err)
+				}
+				if table, err = leases.Open(path, hclog.NewNullLogger()); err != nil {
+					b.Fatal(err)
+				}
+				if err := table.Recovered(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				if n := table.Counts(); n.Held != many {
+					b.Fatalf("counts after a restart: %+v", n)
+				}
+			}
+			if err := table.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

@@ -271,7 +271,7 @@ func (t *Table) match(p *process.Process, leases []*lease, of map[*lease]lockspa
 			continue
 		}
 		for _, c := range byFile[id] {
-			if c.Mode != l.Resource.Mode {
+			if !c.Has(l.Resource.Mode) {
 				continue
 			}
 			lock, err := c.Lock(p, l.Resource)

@@ -262,6 +262,12 @@ func (t *Table) enter(ctx context.Context, k key) (*group, error) {
 	g.users++
 	t.idle.remove(g)
 	t.mu.Unlock()
+	select {
+	case g.turn <- struct{}{}:
+		return g, nil
+	default:
+		// A context may make its channel only when it is asked for.
+	}
 	var err error
 	select {
 	case g.turn <- struct{}{}:

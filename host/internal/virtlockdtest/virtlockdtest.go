@@ -8,10 +8,12 @@ package virtlockdtest
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -101,6 +103,21 @@ func (d *Daemon) Running() bool {
 		return false
 	default:
 		return true
+	}
+}
+
+// Dial connects to one of the daemon's sockets. A socket that was just made is not yet listened on.
+func (d *Daemon) Dial(t testing.TB, socket string) net.Conn {
+	t.Helper()
+	for give := time.Now().Add(Patience); ; time.Sleep(look) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			return conn
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(give) || !d.Running() {
+			t.Fatal(err)
+		}
 	}
 }
 

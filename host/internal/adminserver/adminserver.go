@@ -1,10 +1,10 @@
 // Package adminserver serves libvirt's admin program, by which virt-admin shows and changes a running daemon: its servers with their
 // clients, limits and workers, its log, and after how long without clients it ends.
 //
-// Program answers calls; it knows a daemon by the interfaces below and has no state of its own. Server is the socket before it: it
-// accepts connections from root and from the daemon's own user (SO_PEERCRED), owns them and their goroutines, and is itself one of
-// the servers that the program shows. A client has one call at a time; one that is slow, stuck or hostile costs its own connection
-// and nothing else. All methods are safe concurrently. When Serve ends it has closed every connection and waited for every call.
+// Program answers calls; it knows a daemon by the interfaces below and has no state of its own. Server is the socket before it, whose
+// connections are package hub's: it accepts them from root and from the daemon's own user (SO_PEERCRED), and is itself one of the servers
+// that the program shows. A client has one call at a time; one that is slow, stuck or hostile costs its own connection and nothing
+// else. All methods are safe concurrently.
 //
 // Facts about the answers are from a real virtlockd 9.0.0, which a test asks the same questions.
 package adminserver

@@ -67,7 +67,7 @@ func TestWorkers(t *testing.T) {
 			t.Errorf("%+v: %v", args, err)
 		}
 	}
-	if w := r.pool.workers; w.Min != 20 || w.Max != 30 || w.Priority != 7 {
+	if w := r.pool.Workers(); w.Min != 20 || w.Max != 30 || w.Priority != 7 {
 		t.Errorf("workers %+v", w)
 	}
 	for _, args := range []*adminproto.SetParamsArgs{
@@ -84,11 +84,11 @@ func TestWorkers(t *testing.T) {
 func TestClients(t *testing.T) {
 	r := serve(t, 5)
 	since := time.Unix(1700000000, 0)
-	r.locks.clients = []adminserver.Client{
-		{ID: 9, Since: since, Peer: &adminserver.Peer{UID: 0, GID: 0, PID: 77}},
-		{ID: 3, Since: since, Transport: adminproto.TransportTLS, ReadOnly: true, Address: "127.0.0.1:1", SASLUser: "u", TLSName: "CN=x", SELinuxContext: "s"},
-		{ID: 4, Since: since, Peer: &adminserver.Peer{UID: 4294000000, GID: 4294000001, PID: 78}},
-	}
+	r.locks.connect(
+		adminserver.Client{ID: 9, Since: since, Peer: &adminserver.Peer{UID: 0, GID: 0, PID: 77}},
+		adminserver.Client{ID: 3, Since: since, Transport: adminproto.TransportTLS, ReadOnly: true, Address: "127.0.0.1:1", SASLUser: "u", TLSName: "CN=x", SELinuxContext: "s"},
+		adminserver.Client{ID: 4, Since: since, Peer: &adminserver.Peer{UID: 4294000000, GID: 4294000001, PID: 78}},
+	)
 	c := dial(t, r.socket)
 	var list adminproto.ListClientsRet
 	c.must(t, adminproto.ListClients, &adminproto.ListClientsArgs{Server: named("virtlockd"), NeedResults: 1}, &list)
@@ -172,7 +172,7 @@ func TestClientsOfTheAdminServerItself(t *testing.T) {
 func TestLimits(t *testing.T) {
 	r := serve(t, 5)
 	c := dial(t, r.socket)
-	r.locks.clients = []adminserver.Client{{ID: 1}}
+	r.locks.connect(adminserver.Client{ID: 1})
 	get := func() map[string]any {
 		var ret adminproto.ParamsRet
 		c.must(t, adminproto.GetClientLimits, about("virtlockd"), &ret)
@@ -241,11 +241,11 @@ func TestTimeoutAndTLS(t *testing.T) {
 	r := serve(t, 5)
 	c := dial(t, r.socket)
 	c.must(t, adminproto.SetDaemonTimeout, &adminproto.SetTimeoutArgs{Seconds: 90}, nil)
-	if r.timeout.after != 90*time.Second {
-		t.Errorf("timeout %v", r.timeout.after)
+	if after := time.Duration(r.timeout.after.Load()); after != 90*time.Second {
+		t.Errorf("timeout %v", after)
 	}
 	c.must(t, adminproto.UpdateTLSFiles, about("pool"), nil)
-	if r.pool.updates != 1 {
+	if r.pool.updates.Load() != 1 {
 		t.Error("certificates are not read again")
 	}
 	if err := c.call(adminproto.UpdateTLSFiles, about("virtlockd"), nil); !verr.Is(err, verr.Internal) {

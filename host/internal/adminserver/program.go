@@ -75,22 +75,22 @@ var procedures = map[int32]procedure{
 	adminproto.SetDaemonTimeout:  with((*Program).setTimeout),
 }
 
-// Call answers a call of any program: with the header and payload of the reply, and whether the connection ends after it. It does not
+// Call answers a call of any program: with the status and payload of the reply, and whether the connection ends after it. It does not
 // keep the frame's payload.
-func (p *Program) Call(f rpc.Frame) (h rpc.Header, payload []byte, last bool) {
+func (p *Program) Call(f rpc.Frame) (status rpc.Status, payload []byte, last bool) {
 	ret, err := p.guard(f)
 	if err == nil && ret != nil {
 		payload, err = xdr.Append(nil, ret)
 	}
 	if err == nil {
-		return f.Answer(rpc.OK), payload, f.Procedure == adminproto.ConnectClose
+		return rpc.OK, payload, f.Procedure == adminproto.ConnectClose
 	}
 	p.cfg.Logger.Debug("call refused", "procedure", f.Procedure, "error", err)
 	if payload, err = rpc.NewError(err, verr.FromAdmin).Append(nil); err != nil {
 		p.cfg.Logger.Error("cannot encode an error", "error", err)
-		return f.Answer(rpc.Failed), nil, true
+		return rpc.Failed, nil, true
 	}
-	return f.Answer(rpc.Failed), payload, false
+	return rpc.Failed, payload, false
 }
 
 // guard turns a panic into an error: one bad call must not end the daemon.

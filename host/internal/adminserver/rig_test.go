@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/adminproto"
 	"github.com/lodgevirt/lodge/host/internal/adminserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/logging"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
@@ -41,6 +43,12 @@ func (s *service) Clients() []adminserver.Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.clients)
+}
+
+func (s *service) connect(clients ...adminserver.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clients = append(s.clients, clients...)
 }
 
 func (s *service) Disconnect(id uint64) bool {
@@ -68,29 +76,37 @@ func (s *service) SetLimits(clients, unauthenticated uint32) {
 // pooled is a service with workers and certificates, as lodged's would be.
 type pooled struct {
 	service
-	workers adminserver.Workers
-	updates int
+	workers atomic.Pointer[adminserver.Workers]
+	updates atomic.Int32
 }
 
-func (p *pooled) Workers() adminserver.Workers { return p.workers }
+func newPooled(clients ...adminserver.Client) *pooled {
+	p := &pooled{service: service{name: "pool", clients: clients}}
+	p.workers.Store(&adminserver.Workers{Min: 5, Max: 20, Current: 6, Free: 4, Priority: 5, Queue: 1})
+	return p
+}
+
+func (p *pooled) Workers() adminserver.Workers { return *p.workers.Load() }
 
 func (p *pooled) SetWorkers(least, most, priority uint32) error {
 	if most > 100 {
 		return errors.New("too many workers")
 	}
-	p.workers.Min, p.workers.Max, p.workers.Priority = least, most, priority
+	w := p.Workers()
+	w.Min, w.Max, w.Priority = least, most, priority
+	p.workers.Store(&w)
 	return nil
 }
 
 func (p *pooled) UpdateTLS() error {
-	p.updates++
+	p.updates.Add(1)
 	return nil
 }
 
 // timeout remembers what it was told.
-type timeout struct{ after time.Duration }
+type timeout struct{ after atomic.Int64 }
 
-func (t *timeout) SetTimeout(after time.Duration) { t.after = after }
+func (t *timeout) SetTimeout(after time.Duration) { t.after.Store(int64(after)) }
 
 // rig is a server with a log, two pretended services and its clients.
 type rig struct {
@@ -107,7 +123,7 @@ func serve(t testing.TB, maxClients uint32) *rig {
 	r := &rig{
 		timeout: &timeout{},
 		locks:   &service{name: "virtlockd", limits: adminserver.Limits{MaxClients: 1024, MaxUnauthenticated: 1024}},
-		pool:    &pooled{service: service{name: "pool"}, workers: adminserver.Workers{Min: 5, Max: 20, Current: 6, Free: 4, Priority: 5, Queue: 1}},
+		pool:    newPooled(),
 	}
 	r.start(t, maxClients, func(s *adminserver.Server) []adminserver.Service { return []adminserver.Service{s, r.locks, r.pool} })
 	return r
@@ -138,19 +154,30 @@ func (r *rig) start(t testing.TB, maxClients uint32, services func(*adminserver.
 		}
 	})
 	r.socket = filepath.Join(dir, "sock")
-	r.server = adminserver.NewServer("admin", maxClients, hclog.NewNullLogger())
-	program := adminserver.NewProgram(adminserver.Config{
+	connections, err := hub.New(hclog.NewNullLogger(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.server = adminserver.NewServer(connections, "admin", maxClients)
+	r.server.Use(adminserver.NewProgram(adminserver.Config{
 		Services: services(r.server), Log: log, Timeout: r.timeout, LibVersion: 9000000, Logger: hclog.NewNullLogger(),
-	})
+	}))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := hub.FromNet(l, true)
+	if err == nil {
+		err = r.server.Listen(listener)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
-		if err := r.server.Serve(ctx, program, l); err != nil {
-			t.Errorf("Serve: %v", err)
+		if err := connections.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	})
 	t.Cleanup(func() {

@@ -66,6 +66,9 @@ func (s *Server) Clients() []Client {
 	return out
 }
 
+// Accepted returns how many connections there have been.
+func (s *Server) Accepted() uint64 { return s.service.Accepted() }
+
 // Disconnect implements Service.
 func (s *Server) Disconnect(id uint64) bool { return s.service.Close(id) }
 

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,8 +37,12 @@ func Start(patience time.Duration, extra ...string) (code int, err error) {
 		return 0, fmt.Errorf("start in the background: %w", err)
 	}
 	defer r.Close()
-	cmd := exec.Command(program())
+	path := program()
+	cmd := exec.Command(path)
 	cmd.Args = append(append([]string(nil), os.Args...), extra...)
+	if strings.Contains(os.Args[0], "/") && path != self {
+		cmd.Args[0] = path // a relative one leads nowhere from the root folder, when the daemon starts itself again
+	}
 	cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(firstExtra))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -102,6 +102,11 @@ func (o Outputs) String() string {
 	return strings.Join(words, " ")
 }
 
+// Has reports whether one of them has the destination.
+func (o Outputs) Has(d Destination) bool {
+	return slices.ContainsFunc(o, func(p Output) bool { return p.Destination == d })
+}
+
 // open makes the output ready. Syslog and journald are looked for when there is something to write, as they may start later.
 func (o Output) open(stderr io.Writer) (writer, error) {
 	switch o.Destination {

@@ -21,6 +21,9 @@ import (
 // ErrLocked says that another process has the file.
 var ErrLocked = errors.New("another daemon is running")
 
+// fileMode lets everybody read the number.
+const fileMode = 0o644
+
 // attempts is how often a file is opened again that its owner removes at the same time.
 const attempts = 100
 
@@ -33,7 +36,7 @@ type File struct {
 // one has it.
 func Claim(path string) (*File, error) {
 	for range attempts {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 		if err != nil {
 			return nil, fmt.Errorf("open pid file: %w", err)
 		}
@@ -84,8 +87,10 @@ func write(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
-	return err
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		return err
+	}
+	return f.Chmod(fileMode)
 }
 
 // Keep leaves the descriptor open in the program that follows by execve, which keeps the lock.

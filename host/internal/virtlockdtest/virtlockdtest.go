@@ -1,5 +1,5 @@
-// Package virtlockdtest runs libvirt's own virtlockd for tests that compare ours with it. Each daemon sees a folder of the test in
-// place of /run/libvirt, in a mount namespace of its own, so that any number of them can run and none touches the machine.
+// Package virtlockdtest runs libvirt's own virtlockd, or ours in its place, for tests that compare them. Each daemon sees a folder of the
+// test in place of /run, in a mount namespace of its own, so that any number of them can run and none touches the machine.
 //
 // A daemon belongs to the test that started it and ends with it. Where virtlockd is not installed, or the test does not run as
 // root, the test is skipped.
@@ -26,16 +26,17 @@ const look = 2 * time.Millisecond
 
 // Daemon is a virtlockd.
 type Daemon struct {
-	// Dir is what it sees as /run/libvirt.
+	// Dir is what it sees as /run.
 	Dir string
 	// Socket and AdminSocket are its sockets, by their path outside.
 	Socket, AdminSocket string
 	// PIDFile is its pid file.
 	PIDFile string
 
-	cmd    *exec.Cmd
-	stderr bytes.Buffer
-	ended  chan error
+	program string
+	cmd     *exec.Cmd
+	stderr  bytes.Buffer
+	ended   chan error
 }
 
 // Need skips the test if virtlockd cannot be run.
@@ -58,21 +59,37 @@ func Need(t testing.TB) {
 func Start(t testing.TB, args ...string) *Daemon {
 	t.Helper()
 	Need(t)
+	return Prepare(t, "virtlockd").Start(t, args...)
+}
+
+// Prepare makes the folder of a daemon, which Start runs: virtlockd, or another program.
+func Prepare(t testing.TB, program string) *Daemon {
+	t.Helper()
 	// A socket's path is short, and t.TempDir's is long.
 	dir, err := os.MkdirTemp("", "virtlockd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d := &Daemon{
-		Dir: dir, Socket: filepath.Join(dir, "virtlockd-sock"), AdminSocket: filepath.Join(dir, "virtlockd-admin-sock"),
-		PIDFile: filepath.Join(dir, "pid"), ended: make(chan error, 1),
+	run := filepath.Join(dir, "libvirt")
+	return &Daemon{
+		Dir: dir, Socket: filepath.Join(run, "virtlockd-sock"), AdminSocket: filepath.Join(run, "virtlockd-admin-sock"),
+		PIDFile: filepath.Join(dir, "virtlockd.pid"), program: program, ended: make(chan error, 1),
 	}
-	// The state file of a re-execution is in /run itself, which stays the machine's: nothing here makes virtlockd write one.
-	d.cmd = exec.Command("unshare", append([]string{
+}
+
+// Command is the daemon with arguments, not started.
+func (d *Daemon) Command(args ...string) *exec.Cmd {
+	return exec.Command("unshare", append([]string{
 		"--mount", "--propagation", "private", "sh", "-c",
-		`mkdir -p /run/libvirt && mount --bind "$0" /run/libvirt && exec virtlockd -p "$0/pid" "$@"`, dir,
+		`mount --bind "$0" /run && mkdir -p /run/libvirt && program="$1" && shift && exec "$program" "$@"`, d.Dir, d.program,
 	}, args...)...)
+}
+
+// Start runs the daemon with arguments, once, and returns when it has ended or serves its admin socket.
+func (d *Daemon) Start(t testing.TB, args ...string) *Daemon {
+	t.Helper()
+	d.cmd = d.Command(args...)
 	d.cmd.Stderr = &d.stderr
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -81,7 +98,7 @@ func Start(t testing.TB, args ...string) *Daemon {
 	t.Cleanup(func() { d.Stop(t) })
 	for give := time.Now().Add(Patience); d.Running() && !exists(d.AdminSocket); time.Sleep(look) {
 		if time.Now().After(give) {
-			t.Fatal("virtlockd neither ends nor serves")
+			t.Fatal("the daemon neither ends nor serves")
 		}
 	}
 	return d
@@ -134,7 +151,7 @@ func (d *Daemon) Stop(t testing.TB) (code int, stderr string) {
 		d.ended <- err
 	case <-time.After(Patience):
 		_ = d.cmd.Process.Kill()
-		t.Error("virtlockd does not end")
+		t.Error("the daemon does not end")
 		return -1, ""
 	}
 	return d.cmd.ProcessState.ExitCode(), strings.TrimSpace(d.stderr.String())

@@ -3,22 +3,20 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"runtime"
-	"strconv"
+	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/host/internal/adminserver"
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/pidfile"
 	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
@@ -29,59 +27,82 @@ const (
 	oomScore = "-900"
 )
 
-// errRunning says that another daemon has the pid file.
-var errRunning = errors.New("another lock daemon is running")
-
-// serve runs the daemon until the context ends.
-func serve(ctx context.Context, o options, log hclog.Logger) error {
+// serve runs the daemon until the context ends, or until nobody has used it for its timeout.
+func serve(ctx context.Context, o options, c *control) error {
+	if err := o.folder(); err != nil {
+		return err
+	}
 	unix.Umask(0o077)
 	// Calls are short and mostly the kernel's. One processor more than the one that works keeps the runtime from waking threads whenever
 	// that one waits in the kernel; further ones gain nothing.
 	runtime.GOMAXPROCS(2)
-	pid, err := claim(o.pidFile)
+	pid, err := pidfile.Claim(o.pidFile)
 	if err != nil {
 		return err
 	}
-	defer pid.Close()
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0o600); err != nil {
-		log.Debug("cannot lower the chance to be killed for memory", "error", err)
+	c.lower()
+	return errors.Join(c.serveTable(ctx), pid.Release())
+}
+
+// lower makes the kernel look for others to kill for memory. It may refuse; then the daemon goes on as it is.
+func (c *control) lower() {
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0o600)
+	if err != nil && os.Geteuid() == 0 {
+		c.logger.Warn("cannot lower the chance to be killed for memory", "error", err)
 	}
-	table, err := leases.Open(o.journal, log)
+}
+
+// serveTable opens the journal and serves what is in it.
+func (c *control) serveTable(ctx context.Context) error {
+	table, err := leases.Open(c.opts.journal, c.logger.Named("leases"))
 	if err != nil {
 		return err
 	}
-	for _, dir := range o.spaces {
+	for _, dir := range c.opts.spaces {
 		if err := table.AddSpace(dir); err != nil && !errors.Is(err, leases.ErrSpaceExists) {
 			return errors.Join(err, table.Close())
 		}
 	}
 	if err := settle(ctx, table); err != nil {
-		log.Warn("some locks take long to come back", "error", err)
+		c.logger.Warn("some locks take long to come back", "error", err)
 	}
-	listeners, err := listen(o.socket)
+	return errors.Join(c.serveSockets(ctx, table), table.Close())
+}
+
+// serveSockets serves clients and administrators.
+func (c *control) serveSockets(ctx context.Context, table *leases.Table) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	connections, err := hub.New(c.logger.Named("rpc"), func(f *os.File) { _ = lockspace.CloseFile(f) })
 	if err != nil {
-		return errors.Join(err, table.Close())
+		return err
 	}
-	log.Info("lock daemon is ready", "pid", os.Getpid(), "socket", o.socket, "leases", len(table.List()))
-	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
-		log.Warn("cannot tell systemd", "error", err)
-	}
-	connections, err := hub.New(log, func(f *os.File) { _ = lockspace.CloseFile(f) })
+	server := lockserver.New(lockserver.Config{Hub: connections, Table: table, Log: c.logger.Named("rpc"), Version: version.String()})
+	defer server.Close()
+	admin := adminserver.NewServer(connections, "admin", c.conf.AdminMaxClients)
+	c.attach(server, table, admin)
+	listeners, err := c.opts.listen(c.logger)
 	if err != nil {
-		return errors.Join(err, table.Close())
+		return err
 	}
-	server := lockserver.New(lockserver.Config{
-		Hub: connections, Table: table, Log: log, Version: version.String(), MaxClients: o.maxClients,
-	})
-	for _, l := range listeners {
-		if err := server.Listen(l); err != nil {
-			return errors.Join(err, table.Close())
-		}
+	for _, l := range listeners.locks {
+		err = errors.Join(err, server.Listen(l))
 	}
+	for _, l := range listeners.admin {
+		err = errors.Join(err, admin.Listen(l))
+	}
+	if err != nil {
+		return err
+	}
+	c.logger.Info("lock daemon is ready", "pid", os.Getpid(), "socket", c.opts.socket, "leases", len(table.List()))
+	c.ready()
+	var all sync.WaitGroup
+	all.Go(func() { c.run(ctx, end) })
 	err = connections.Run(ctx)
-	log.Info("lock daemon ends; guests keep their locks")
-	server.Close()
-	return errors.Join(err, table.Close())
+	end()
+	all.Wait()
+	c.logger.Info("lock daemon ends; guests keep their locks")
+	return err
 }
 
 // settle waits for the locks of the journal.
@@ -89,68 +110,4 @@ func settle(ctx context.Context, table *leases.Table) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverFor)
 	defer cancel()
 	return table.Recovered(ctx)
-}
-
-// claim locks the pid file for as long as this process lives, and writes the pid into it. The file is never removed, because
-// another daemon may just be opening it.
-func claim(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open pid file: %w", err)
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errRunning
-	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("claim pid file %q: %w", path, err)
-	}
-	return f, nil
-}
-
-// listen returns the sockets that systemd passed, or makes the one at path. A socket that nobody serves any more is replaced.
-func listen(path string) ([]hub.Listener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take sockets from systemd: %w", err)
-	}
-	var out []hub.Listener
-	for _, l := range passed {
-		if u, ok := l.(*net.UnixListener); ok {
-			listener, err := hub.FromNet(u, false)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, listener)
-		}
-	}
-	if len(out) > 0 {
-		return out, nil
-	}
-	dialer := net.Dialer{Timeout: recoverFor}
-	if conn, err := dialer.DialContext(context.Background(), "unix", path); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("listen on %q: %w", path, errRunning)
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == os.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove old socket: %w", err)
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
-	listener, err := hub.FromNet(l, true)
-	if err != nil {
-		return nil, err
-	}
-	return []hub.Listener{listener}, nil
 }

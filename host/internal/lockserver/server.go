@@ -134,6 +134,9 @@ func (s *Server) Limits() Limits {
 // SetMaxClients changes how many connections there may be. Those above the limit stay.
 func (s *Server) SetMaxClients(n int) { s.service.SetLimit(n) }
 
+// Accepted returns how many connections there have been.
+func (s *Server) Accepted() uint64 { return s.service.Accepted() }
+
 // deadline is a context that ends callTimeout after its Done was first asked for, and with the server. Nearly no call has to wait, and a timer
 // for each would cost as much as the rest of the server's work.
 type deadline struct {

@@ -222,3 +222,10 @@ func (s *Service) Count() int {
 	defer s.hub.mu.Unlock()
 	return len(s.clients)
 }
+
+// Accepted returns how many connections there have been.
+func (s *Service) Accepted() uint64 {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.nextID - 1
+}

@@ -34,6 +34,8 @@ const (
 	maxRestart = 10 << 20
 	// locksPerClient is how many locks a client is expected to have: virtlockd's unit expects ten disks a guest.
 	locksPerClient = 10
+	// perClient is how many descriptors a client needs besides: its connection, and the process that has the locks.
+	perClient = 2
 	// ownDescriptors is how many descriptors the daemon needs for itself.
 	ownDescriptors = 64
 )
@@ -187,7 +189,7 @@ func checkDescriptors(log hclog.Logger, locks, admin uint64) {
 		log.Warn("cannot tell how many files may be open", "error", err)
 		return
 	}
-	if need := ownDescriptors + admin + locks*(1+locksPerClient); limit.Cur < need {
+	if need := ownDescriptors + admin + locks*(perClient+locksPerClient); limit.Cur < need {
 		log.Warn("few files may be open: raise LimitNOFILE, or ulimit -n, for as many clients with as many locks",
 			"limit", limit.Cur, "clients", locks, "locks_per_client", locksPerClient, "needed", need)
 	}

@@ -26,7 +26,7 @@ type options struct {
 	name string
 	// classic says that it is virtlockd's.
 	classic bool
-	// private says that the daemon was given a socket or a journal of its own: then nothing of the machine's is used.
+	// private says that the daemon was given a socket of its own: then nothing of the machine's is used.
 	private bool
 
 	help, version bool
@@ -141,7 +141,7 @@ func (o *options) check(set *pflag.FlagSet) error {
 
 // complete fills in what follows from other options.
 func (o *options) complete(set *pflag.FlagSet, at paths) {
-	o.private = set.Changed("socket") || set.Changed("journal")
+	o.private = set.Changed("socket")
 	o.configNeeded = set.Changed("config")
 	o.maxClientsSet = set.Changed("max-clients") && o.maxClients > 0
 	o.restart = at.restart

@@ -7,6 +7,7 @@
 package daemonize
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -38,7 +39,8 @@ func Start(patience time.Duration, extra ...string) (code int, err error) {
 	}
 	defer r.Close()
 	path := program()
-	cmd := exec.Command(path)
+	// The daemon outlives this program: no context ends it.
+	cmd := exec.CommandContext(context.Background(), path)
 	cmd.Args = append(append([]string(nil), os.Args...), extra...)
 	if strings.Contains(os.Args[0], "/") && path != self {
 		cmd.Args[0] = path // a relative one leads nowhere from the root folder, when the daemon starts itself again

@@ -7,6 +7,7 @@ package virtlockdtest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -80,7 +81,8 @@ func Prepare(t testing.TB, program string) *Daemon {
 
 // Command is the daemon with arguments, not started.
 func (d *Daemon) Command(args ...string) *exec.Cmd {
-	return exec.Command("unshare", append([]string{
+	// Stop ends it, not a context.
+	return exec.CommandContext(context.Background(), "unshare", append([]string{
 		"--mount", "--propagation", "private", "sh", "-c",
 		`mount --bind "$0" /run && mkdir -p /run/libvirt && program="$1" && shift && exec "$program" "$@"`, d.Dir, d.program,
 	}, args...)...)
@@ -127,7 +129,8 @@ func (d *Daemon) Running() bool {
 func (d *Daemon) Dial(t testing.TB, socket string) net.Conn {
 	t.Helper()
 	for give := time.Now().Add(Patience); ; time.Sleep(look) {
-		conn, err := net.Dial("unix", socket)
+		dialer := net.Dialer{Timeout: Patience}
+		conn, err := dialer.DialContext(t.Context(), "unix", socket)
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })
 			return conn

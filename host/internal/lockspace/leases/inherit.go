@@ -19,8 +19,8 @@ type heir struct {
 	holds  map[int]*hold
 }
 
-// take enters all that was inherited, and removes what it belongs to from the journal's leases.
-func (t *Table) take(in Inheritance, found map[uint64]journal.Lease) {
+// inherit enters all that was inherited, and removes what it belongs to from the journal's leases.
+func (t *Table) inherit(in Inheritance, found map[uint64]journal.Lease) {
 	if len(in.Locks) == 0 && !in.Complete && len(in.Spaces) == 0 {
 		return
 	}

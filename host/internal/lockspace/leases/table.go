@@ -153,7 +153,7 @@ func TakeOver(path string, log hclog.Logger, in Inheritance) (*Table, error) {
 		groups: map[key]*group{}, index: newIndex(), spaces: found.Spaces, watches: map[*Watch]bool{},
 		blocked: map[string]int{}, dead: map[uint64]int{}, next: found.Next, unopened: true,
 	}
-	t.take(in, found.Leases)
+	t.inherit(in, found.Leases)
 	for _, l := range found.Sorted() {
 		if found.Boot != boot && l.Owner.Process.PID != 0 {
 			t.forget(l)

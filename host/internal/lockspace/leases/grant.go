@@ -40,6 +40,15 @@ func (t *Table) Acquire(ctx context.Context, owner Owner, wants []Want) ([]Info,
 		return nil, err
 	}
 	all, fresh, err := t.reserve(g, owner, wants)
+	var busy *BusyError
+	if errors.As(err, &busy) && busy.Holder != nil && busy.Holder.Unknown {
+		var again bool
+		if again, err = t.reclaim(ctx, g, wants); again {
+			all, fresh, err = t.reserve(g, owner, wants)
+		} else if err == nil {
+			err = busy
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -293,12 +293,8 @@ func (t *Table) retake(g *group, l *lease) {
 		t.debug("lock file has its name again", l)
 		return
 	}
-	if t.share(l) {
-		return
-	}
-	lock, err := t.obtain(g, l, nil)
+	err := t.take(g, l, nil)
 	if err == nil {
-		t.settle(l, lock)
 		t.debug("lock taken back", l)
 		return
 	}

@@ -26,6 +26,9 @@ func TestSavedStateIsLoadedOnce(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
+	if !Names(path, "25983") || Names(path, "1") || Names(path+".new", "25983") {
+		t.Error("the document does not name its process, or another one")
+	}
 	got, err := Load(path)
 	if err != nil || !cmp.Equal(s, got) {
 		t.Errorf("%v: %s", err, cmp.Diff(s, got))
@@ -64,7 +67,7 @@ func TestStateIsLoadedFromAFileOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"link", "fifo", "dir"} {
-		if s, err := Load(path(name)); err == nil {
+		if s, err := Load(path(name)); err == nil || Names(path(name), "25983") {
 			t.Errorf("%s: %+v", name, s)
 		}
 	}

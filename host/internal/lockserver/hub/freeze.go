@@ -59,7 +59,10 @@ type Chunk struct {
 // to go on; what is left then is in In and Out. After Freeze nothing happens until Thaw, and what was returned stays the hub's.
 func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
 	frozen := make(chan struct{})
-	h.post(func() { h.freezing = frozen })
+	h.post(func() {
+		h.freezing = frozen
+		h.work.Add(1) // Run does not end before Thaw
+	})
 	select {
 	case <-frozen:
 	case <-h.ended:
@@ -168,6 +171,7 @@ func (h *Hub) settle() {
 func (h *Hub) Thaw() {
 	h.freezing = nil
 	h.begin()
+	h.work.Done()
 	h.post(func() {})
 }
 
@@ -190,7 +194,7 @@ func (c *Client) frozen() FrozenClient {
 func (s *Service) Adopt(f FrozenClient) (*Client, error) {
 	peer, err := peerOf(f.FD)
 	if err == nil {
-		err = unix.SetNonblock(f.FD, true)
+		err = own(f.FD)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take over client %d: %w", f.ID, err)
@@ -204,9 +208,13 @@ func (s *Service) Adopt(f FrozenClient) (*Client, error) {
 		}
 	}
 	for _, fd := range f.FDs {
+		unix.CloseOnExec(fd)
 		c.files = append(c.files, fileOf(fd))
 	}
 	for _, o := range f.Out {
+		if o.FD >= 0 {
+			unix.CloseOnExec(o.FD)
+		}
 		c.queue(chunk{bytes: o.Bytes, file: fileOf(o.FD)})
 	}
 	s.add(c)

@@ -207,7 +207,7 @@ type classicClient struct {
 	out, in []byte
 }
 
-func dialClassic(b *testing.B, socket string) *classicClient {
+func dialClassic(b testing.TB, socket string) *classicClient {
 	b.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {

@@ -44,7 +44,7 @@ func (c *session) Call(f rpc.Frame) hub.Answer {
 	err := c.guard(f.Header, func() (err error) {
 		switch {
 		case f.Program == lockproto.ClassicProgram && f.Version == lockproto.ClassicVersion:
-			err = c.classic.call(f)
+			domain, err = c.classic.call(f)
 		case f.Program == lockproto.Program && f.Version == lockproto.Version:
 			domain = verr.FromLocking
 			a, err = c.server.call(c, f)

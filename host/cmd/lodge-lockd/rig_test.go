@@ -32,7 +32,7 @@ const roleVariable = "LOCKD_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "daemon":
-		os.Exit(run(os.Args[1:], os.Stderr))
+		os.Exit(run(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 	case "prober":
 		probe(os.Args[1])
 	case "":

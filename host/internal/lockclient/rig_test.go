@@ -2,6 +2,7 @@ package lockclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 )
@@ -59,9 +61,9 @@ func daemon(dir string) error {
 
 // service is a server on a folder's socket and journal.
 type service struct {
-	table    *leases.Table
-	server   *lockserver.Server
-	listener *net.UnixListener
+	table  *leases.Table
+	server *lockserver.Server
+	hub    *hub.Hub
 }
 
 func openService(dir string) (*service, error) {
@@ -73,15 +75,22 @@ func openService(dir string) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: hclog.NewNullLogger(), Version: "test"})
-	return &service{table: table, server: server, listener: l}, nil
+	listener, err := hub.FromNet(l, true)
+	if err != nil {
+		return nil, err
+	}
+	h, err := hub.New(hclog.NewNullLogger(), nil)
+	if err != nil {
+		return nil, err
+	}
+	server := lockserver.New(lockserver.Config{Hub: h, Table: table, Log: hclog.NewNullLogger(), Version: "test"})
+	return &service{table: table, server: server, hub: h}, server.Listen(listener)
 }
 
 func (s *service) serve(ctx context.Context) error {
-	if err := s.server.Serve(ctx, s.listener); err != nil {
-		return err
-	}
-	return s.table.Close()
+	err := s.hub.Run(ctx)
+	s.server.Close()
+	return errors.Join(err, s.table.Close())
 }
 
 // serve runs a service in this process and returns its end, which is also that of the test.

@@ -9,6 +9,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockmanager"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/naming"
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 )
 
@@ -19,15 +20,15 @@ func (d *driver) locks() domain.Locks {
 		return lockmanager.NewPlugin(l.plugin)
 	}
 	s := d.host.cfg.Settings.Locks
-	folder := s.FileLockspace
+	folders := naming.Folders{File: s.FileLockspace, LVM: s.LVMLockspace, SCSI: s.SCSILockspace}
 	if d.manifest.Disks == manifest.DisksElsewhere {
-		folder = filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)
+		folders = naming.Folders{File: filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)}
 	}
 	require := !s.Disks
 	if s.Require != nil {
 		require = *s.Require
 	}
-	return &lockmanager.Lockd{Client: d.host.locks, Debts: &d.host.debts, Folder: folder, Disks: s.Disks, Require: require}
+	return &lockmanager.Lockd{Client: d.host.locks, Debts: &d.host.debts, Namer: naming.New(folders), Disks: s.Disks, Require: require}
 }
 
 // settleLocks compares what a lock daemon that has just come up knows with what lives: it hears of the guests' processes, and leases

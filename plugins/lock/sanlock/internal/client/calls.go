@@ -20,11 +20,7 @@ func (c *Client) Version(ctx context.Context) ([3]int, error) {
 // Acquire takes leases for a process that has registered itself, all or none, at most MaxResources. The owner's name is for people. It does
 // not wait for another owner, but may take seconds to find out whether there is one.
 func (c *Client) Acquire(ctx context.Context, pid int, owner string, leases []Resource) error {
-	return c.acquire(ctx, uint32(pid), owner, leases)
-}
-
-func (c *Client) acquire(ctx context.Context, pid uint32, owner string, leases []Resource) error {
-	h, body, err := acquireRequest(pid, owner, leases)
+	h, body, err := acquireRequest(uint32(pid), owner, leases)
 	if err == nil {
 		_, _, err = c.call(ctx, h, body, 0)
 	}

@@ -37,6 +37,8 @@ const (
 	Invalid = -Result(syscall.EINVAL)
 	// NoDevice: the file cannot be opened.
 	NoDevice = -Result(syscall.ENODEV)
+	// Short: the file ends before the lease does.
+	Short = -Result(syscall.EMSGSIZE)
 	// Orphan: the lease is one that a process of this host has left behind.
 	Orphan = -Result(syscall.EUCLEAN)
 	// IOTimeout: the storage does not answer.
@@ -70,7 +72,7 @@ const (
 var texts = map[Result]string{
 	NotRegistered: "the process is not registered with the sanlock daemon", Gone: "the process has ended",
 	Held: "it exists already", Busy: "it is busy with another request", Again: "it is just being given up, or shared by others",
-	NoLockspace: "this host is not in the lockspace", Orphan: "an ended process of this host has left the lease behind",
+	NoLockspace: "this host is not in the lockspace", Short: "the file is too short for a lease", Orphan: "an ended process of this host has left the lease behind",
 	-201: "general failure", IOTimeout: "the storage does not answer", NoWatchdog: "the watchdog daemon wdmd does not answer",
 	-210: "the lease cannot be read", -211: "the lease cannot be written", -214: "the lease is damaged",
 	-220: "the lease cannot be read", -221: "the lease cannot be written", -222: "the lease has changed meanwhile",

@@ -2,6 +2,7 @@ package sanlocktest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -11,18 +12,20 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/plugins/lock/sanlock/internal/client"
 )
 
-// Environment of a process that owns leases: the socket to register with, and a kill path.
-const (
-	ownerSocket   = "LODGE_TEST_OWNER_SOCKET"
-	ownerKillPath = "LODGE_TEST_OWNER_KILLPATH"
-)
+// ownerOrders is the environment variable that makes a process an owner: it holds a Registration.
+const ownerOrders = "LODGE_TEST_OWNER"
+
+// Registration is what a process does to register itself; without a socket it does nothing.
+type Registration struct {
+	Socket    string
+	Exchanges []client.Exchange
+}
 
 // Owner is a process that has registered with a daemon, as a guest's process does.
 type Owner struct {
@@ -38,24 +41,29 @@ type Owner struct {
 
 // RunOwner makes this process an owner if that is what it was started for, and does not return then. To be called by TestMain.
 func RunOwner() {
-	socket := os.Getenv(ownerSocket)
-	if socket == "" {
+	orders := os.Getenv(ownerOrders)
+	if orders == "" {
 		return
 	}
-	if err := runOwner(socket, os.Getenv(ownerKillPath)); err != nil {
+	var r Registration
+	err := json.Unmarshal([]byte(orders), &r)
+	if err == nil {
+		err = r.run()
+	}
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func runOwner(socket, killPath string) error {
-	if socket != "none" {
-		conn, err := new(net.Dialer).DialContext(context.Background(), "unix", socket)
+func (r Registration) run() error {
+	if r.Socket != "" {
+		conn, err := new(net.Dialer).DialContext(context.Background(), "unix", r.Socket)
 		if err != nil {
 			return err
 		}
-		for _, e := range client.Registration(killPath) {
+		for _, e := range r.Exchanges {
 			if _, err := conn.Write(e.Send); err != nil {
 				return err
 			}
@@ -79,23 +87,28 @@ func runOwner(socket, killPath string) error {
 // NewOwner starts a process that registers with the host's daemon, with a kill path or none. It lives until the test ends.
 func (h *Host) NewOwner(t testing.TB, killPath string) *Owner {
 	t.Helper()
-	return newOwner(t, h.Client.Socket(), killPath)
+	return NewOwner(t, Registration{Socket: h.Client.Socket(), Exchanges: client.Registration(killPath)})
 }
 
 // NewStranger starts a process that does not register.
 func NewStranger(t testing.TB) *Owner {
 	t.Helper()
-	return newOwner(t, "none", "")
+	return NewOwner(t, Registration{})
 }
 
-func newOwner(t testing.TB, socket, killPath string) *Owner {
+// NewOwner starts a process that registers itself. It lives until the test ends.
+func NewOwner(t testing.TB, r Registration) *Owner {
 	t.Helper()
+	orders, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &Owner{cmd: exec.CommandContext(context.Background(), self), done: make(chan struct{})}
-	o.cmd.Env = append(os.Environ(), ownerSocket+"="+socket, ownerKillPath+"="+killPath)
+	o.cmd.Env = append(os.Environ(), ownerOrders+"="+string(orders))
 	out, err := o.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -137,9 +150,9 @@ func (o *Owner) Kill() {
 func (o *Owner) Done() <-chan struct{} { return o.done }
 
 // EndedBy returns the signal that has ended the process, once Done is closed, or 0.
-func (o *Owner) EndedBy() unix.Signal {
+func (o *Owner) EndedBy() syscall.Signal {
 	<-o.done
-	status, ok := o.cmd.ProcessState.Sys().(unix.WaitStatus)
+	status, ok := o.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() {
 		return 0
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // lockSocket is a socket that takes connections and says nothing. It returns its path.
-func lockSocket(t *testing.T) string {
+func lockSocket(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "locks.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

@@ -100,7 +100,7 @@ func TestLeasesAreTakenAndGivenUp(t *testing.T) {
 		l.Failed || l.Corrupt != 0 || l.Result != 1 || l.Renewed == 0 || l.Renewed > status.Now {
 		t.Errorf("lockspace is %+v at %d", l, status.Now)
 	}
-	if status.Grace != 40 || !status.Registered(owner.PID) || !status.Registered(other.PID) || status.Registered(os.Getpid()) {
+	if status.Grace != 40 || status.Process(owner.PID) == nil || status.Process(other.PID) == nil || status.Process(os.Getpid()) != nil {
 		t.Errorf("status is %+v", status)
 	}
 	if owners, err := c.Owners(within(t), s.lease("a")); err != nil || len(owners) != 1 || owners[0].HostID != 1 || owners[0].Generation != 1 {

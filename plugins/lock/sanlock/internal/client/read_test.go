@@ -27,16 +27,17 @@ func stateBytes(kind, data32 uint32, data64 uint64, name, text string, rest ...[
 func sampleStatus() ([]byte, *Status) {
 	lockspace := Lockspace{Name: "LS", HostID: 3, Disk: Disk{Path: "/ls", Offset: 1 << 20}}
 	lease := Resource{Lockspace: "LS", Name: "a", Version: 5, Shared: true, Disks: []Disk{{Path: "/a"}, {Path: "/b", Offset: 9}}}
-	return slices.Concat(
+	text := slices.Concat(
 		stateBytes(stateDaemon, 0, 0, "host", "our_host_name=host kill_grace_seconds=40 monotime=77"),
 		stateBytes(stateClient, ^uint32(0), 0, "listener", "pid=-1"),
-		stateBytes(stateClient, 12, 0, "guest", "pid=12 kill_count=2"),
+		stateBytes(stateClient, 12, 0, "guest", "pid=12 kill_count=2 cmd_active=7"),
 		stateBytes(stateLockspace, 0, 3, "LS", "list=spaces io_timeout=10 killing_pids=1 corrupt_result=-223 renewal_last_result=-202 renewal_last_success=70",
 			appendLockspace(nil, lockspace)),
 		stateBytes(stateResource, 12, 5, "a", "list=held flags=1", appendPlacedResource(nil, lease)),
 		stateBytes(99, 0, 0, "", "something new"),
-	), &Status{
-		Now: 77, Grace: 40, Processes: []Process{{PID: 12, Name: "guest", Kills: 2}},
+	)
+	return text, &Status{
+		Now: 77, Grace: 40, Processes: []Process{{PID: 12, Name: "guest", Kills: 2, Active: true}},
 		Lockspaces: []LockspaceStatus{{Lockspace: lockspace, List: ListJoined, IOTimeout: 10, Renewed: 70, Failed: true, Corrupt: -223, Result: -202}},
 		Leases:     []LeaseStatus{{Resource: lease, List: ListHeld, PID: 12}},
 	}

@@ -59,6 +59,8 @@ type Process struct {
 	Name string
 	// Kills counts how often the daemon has tried to end it.
 	Kills uint64
+	// Active says that a request about it is under way: what it has is about to change.
+	Active bool
 }
 
 // LockspaceStatus is how well a lockspace is.
@@ -294,7 +296,7 @@ func (s *Status) add(part *state) {
 		s.Now, s.Grace = part.number("monotime"), part.number("kill_grace_seconds")
 	case stateClient:
 		if pid := int(int32(part.data32)); pid > 0 {
-			s.Processes = append(s.Processes, Process{PID: pid, Name: part.name, Kills: part.number("kill_count")})
+			s.Processes = append(s.Processes, Process{PID: pid, Name: part.name, Kills: part.number("kill_count"), Active: part.number("cmd_active") != 0})
 		}
 	case stateLockspace:
 		s.Lockspaces = append(s.Lockspaces, LockspaceStatus{
@@ -309,14 +311,14 @@ func (s *Status) add(part *state) {
 	}
 }
 
-// Registered reports whether a process has registered.
-func (s *Status) Registered(pid int) bool {
-	for _, p := range s.Processes {
-		if p.PID == pid {
-			return true
+// Process returns a process that has registered, or nil.
+func (s *Status) Process(pid int) *Process {
+	for i := range s.Processes {
+		if s.Processes[i].PID == pid {
+			return &s.Processes[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // Lockspace returns a lockspace by its name, or nil.

@@ -51,8 +51,10 @@ type attempt struct {
 	who    *pb.Owner
 	wants  []want
 	end    func()
-	// refused is why the daemon has refused to give the leases, 0 if it has not or its answer is not known.
+	// refused is why the daemon has refused to give the leases, 0 if it has not.
 	refused client.Result
+	// unsure are leases that were asked for and may have been given.
+	unsure []id
 }
 
 // begin waits for the owner's turn, when all that does not depend on it is well. The caller calls end.
@@ -75,6 +77,8 @@ func (m *Manager) begin(ctx context.Context, who *pb.Owner, onFailure pb.Action,
 	m.adopt(o, who, onFailure)
 	return &attempt{Manager: m, config: c, daemon: daemon, owner: o, who: who, wants: wants, end: end}, nil
 }
+
+func (a *attempt) pid() int { return int(a.who.GetPid()) }
 
 // note puts the leases that are to be taken into the table and the record before they are. It returns those that were not there.
 func (a *attempt) note(ctx context.Context) ([]id, error) {
@@ -102,8 +106,8 @@ func (a *attempt) unnote(ctx context.Context, fresh []id) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
-	if a.refused == 0 {
-		if _, err := giveUp(ctx, a.daemon, a.who, func(i id) bool { return slices.Contains(fresh, i) }); err != nil {
+	if len(a.unsure) > 0 {
+		if _, err := giveUp(ctx, a.daemon, a.who, func(i id) bool { return slices.Contains(a.unsure, i) }); err != nil {
 			a.log.Warn("locks that a guest did not get may be held", "guest", a.who.GetName(), "error", err)
 		}
 	}
@@ -126,7 +130,7 @@ func (a *attempt) take(ctx context.Context, versions map[id]uint64) error {
 	if err != nil {
 		return failure(err)
 	}
-	if !st.Registered(int(a.who.GetPid())) {
+	if st.Process(a.pid()) == nil {
 		return notRegistered(a.who)
 	}
 	if err := a.awaitSpace(ctx, a.wants); err != nil {
@@ -136,7 +140,7 @@ func (a *attempt) take(ctx context.Context, versions map[id]uint64) error {
 		if err := a.config.makeLeases(ctx, a.daemon, a.wants); err != nil {
 			return err
 		}
-		st, err := a.daemon.Status(ctx)
+		st, err := a.settled(ctx)
 		if err != nil {
 			return failure(err)
 		}
@@ -145,14 +149,15 @@ func (a *attempt) take(ctx context.Context, versions map[id]uint64) error {
 			return err
 		}
 		if len(lacking) == 0 {
+			a.unsure = nil
 			a.granted(ctx, st)
 			return nil
 		}
-		err = a.daemon.Acquire(ctx, int(a.who.GetPid()), ownerName(a.who), leasesOf(lacking))
+		err = a.ask(ctx, lacking)
 		switch {
 		case err == nil:
 			// What was taken is seen by the next look.
-		case time.Now().Before(until) && settles(ctx, a.daemon, err, lacking, int(a.who.GetPid())):
+		case time.Now().Before(until) && a.settles(ctx, err, lacking):
 			if err := pause(ctx, settlePause); err != nil {
 				return err
 			}
@@ -160,6 +165,20 @@ func (a *attempt) take(ctx context.Context, versions map[id]uint64) error {
 			return a.explain(ctx, err, lacking)
 		}
 	}
+}
+
+// ask asks the daemon for leases.
+func (a *attempt) ask(ctx context.Context, lacking []want) error {
+	a.unsure = nil
+	for _, w := range lacking {
+		a.unsure = append(a.unsure, idOf(w.lease))
+	}
+	err := a.daemon.Acquire(ctx, a.pid(), ownerName(a.who), leasesOf(lacking))
+	var refused client.Result
+	if errors.As(err, &refused) {
+		a.unsure = nil
+	}
+	return err
 }
 
 func notRegistered(who *pb.Owner) error {
@@ -173,7 +192,7 @@ func notRegistered(who *pb.Owner) error {
 func (a *attempt) lacking(st *client.Status, versions map[id]uint64) ([]want, error) {
 	var lacking []want
 	for i, w := range distinct(a.wants) {
-		if has := st.Of(int(a.who.GetPid()), i.lockspace, i.name); has != nil {
+		if has := st.Of(a.pid(), i.lockspace, i.name); has != nil {
 			if has.Shared && !w.lease.Shared {
 				return nil, verr.New(verr.OperationInvalid, "%s is shared by the guest already, and cannot be locked for it alone", describe(w.resource))
 			}
@@ -201,13 +220,14 @@ func (a *attempt) granted(ctx context.Context, st *client.Status) {
 	a.mu.Lock()
 	changed := false
 	for i, w := range distinct(a.wants) {
-		h, l := a.owner.find(i), st.Of(int(a.who.GetPid()), i.lockspace, i.name)
+		h, l := a.owner.find(i), st.Of(a.pid(), i.lockspace, i.name)
 		if h == nil || l == nil {
 			continue
 		}
 		if h.lease.Version != l.Version || h.since.IsZero() {
 			h.since, changed = time.Now(), true
 		}
+		h.sure = time.Now()
 		h.resource, h.lease.Version, h.lease.Shared, h.status, h.detail = w.resource, l.Version, l.Shared, pb.Status_STATUS_HELD, ""
 	}
 	a.mu.Unlock()
@@ -245,39 +265,54 @@ func ownerName(who *pb.Owner) string {
 	return name
 }
 
-// settles reports that what was in the way of taking leases is over in a moment: another request for the process, which a predecessor of
-// this one may have made, somebody else who is just taking or giving up one of the leases, or the file of a disk's lease that was
-// cleaned up a moment ago.
-func settles(ctx context.Context, daemon *client.Client, err error, lacking []want, pid int) bool {
-	if errors.Is(err, client.Contended) {
-		return true
-	}
-	if errors.Is(err, client.Missing) {
-		return slices.ContainsFunc(lacking, func(w want) bool { return w.lease.Lockspace == diskSpace })
-	}
-	if !errors.Is(err, client.Busy) && !errors.Is(err, client.Again) {
-		return false
-	}
-	st, serr := daemon.Status(ctx)
-	if serr != nil {
-		return false
-	}
-	for _, p := range st.Processes {
-		if p.PID == pid && p.Kills > 0 {
-			return false
+// settled returns a status in which no request about the owner's process is under way, as one of a predecessor of this process may be; or
+// the last one if that takes too long.
+func (a *attempt) settled(ctx context.Context) (*client.Status, error) {
+	for until := time.Now().Add(settleTime); ; {
+		st, err := a.daemon.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if p := st.Process(a.pid()); p == nil || !p.Active || time.Now().After(until) {
+			return st, nil
+		}
+		if err := pause(ctx, settlePause); err != nil {
+			return nil, err
 		}
 	}
-	if errors.Is(err, client.Busy) {
-		return true
-	}
-	return passing(st, lacking)
 }
 
-// passing reports that one of the leases is just being taken or given up on this host.
-func passing(st *client.Status, lacking []want) bool {
+// settles reports that what was in the way of taking leases is over in a moment: another request for the process, somebody else who is
+// just taking or giving up one of the leases, or the file of a disk's lease that was cleaned up a moment ago.
+func (a *attempt) settles(ctx context.Context, err error, lacking []want) bool {
+	var result client.Result
+	if !errors.As(err, &result) {
+		return false
+	}
+	st, err := a.settled(ctx)
+	if err != nil {
+		return false
+	}
+	p := st.Process(a.pid())
+	if p == nil || p.Kills > 0 {
+		return false
+	}
+	switch {
+	case result == client.Contended, result == client.Busy:
+		return true
+	case result == client.Missing:
+		return slices.ContainsFunc(lacking, func(w want) bool { return w.lease.Lockspace == diskSpace })
+	case busy[result]:
+		return a.passing(st, lacking)
+	}
+	return false
+}
+
+// passing reports that one of the leases is just being taken or given up on this host, or that the process itself has it by now.
+func (a *attempt) passing(st *client.Status, lacking []want) bool {
 	for _, l := range st.Leases {
 		for _, w := range lacking {
-			if l.List != client.ListHeld && l.Lockspace == w.lease.Lockspace && l.Name == w.lease.Name {
+			if l.Lockspace == w.lease.Lockspace && l.Name == w.lease.Name && (l.List != client.ListHeld || l.PID == a.pid()) {
 				return true
 			}
 		}

@@ -62,10 +62,8 @@ func (a *attempt) explainBusy(ctx context.Context, result client.Result, lacking
 	if err := a.holder(ctx, st, lacking); err != nil {
 		return err
 	}
-	for _, p := range st.Processes {
-		if p.PID == int(a.who.GetPid()) && p.Kills > 0 {
-			return verr.New(verr.OperationInvalid, "guest %q gets no locks: its lockspace is being lost, and sanlock ends its process", a.who.GetName())
-		}
+	if p := st.Process(a.pid()); p != nil && p.Kills > 0 {
+		return verr.New(verr.OperationInvalid, "guest %q gets no locks: its lockspace is being lost, and sanlock ends its process", a.who.GetName())
 	}
 	return verr.New(verr.ResourceBusy, "%s: %w", describeAll(lacking), result)
 }
@@ -88,12 +86,12 @@ func (a *attempt) holder(ctx context.Context, st *client.Status, lacking []want)
 // localHolder names who on this host has a lease, or is empty.
 func (a *attempt) localHolder(st *client.Status, w want) string {
 	for _, l := range st.Leases {
-		if l.Lockspace != w.lease.Lockspace || l.Name != w.lease.Name || l.PID == int(a.who.GetPid()) {
+		if l.Lockspace != w.lease.Lockspace || l.Name != w.lease.Name || l.PID == a.pid() {
 			continue
 		}
 		name := a.guestOf(l.PID)
-		if name == "" {
-			name = nameOf(st, l.PID)
+		if p := st.Process(l.PID); name == "" && p != nil {
+			name = p.Name
 		}
 		return fmt.Sprintf("%q (process %d of this host)", name, l.PID)
 	}
@@ -108,15 +106,6 @@ func (m *Manager) guestOf(pid int) (name string) {
 		}
 	})
 	return name
-}
-
-func nameOf(st *client.Status, pid int) string {
-	for _, p := range st.Processes {
-		if p.PID == pid {
-			return p.Name
-		}
-	}
-	return ""
 }
 
 // remoteHolder names what other host has a lease, or is empty.

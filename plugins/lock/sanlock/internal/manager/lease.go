@@ -52,7 +52,13 @@ func (c *config) wants(resources []*pb.Resource) ([]want, error) {
 		}
 		wants = append(wants, w)
 	}
-	if n := len(distinct(wants)); n > client.MaxResources {
+	different := distinct(wants)
+	for _, w := range wants {
+		if w.lease != nil && different[idOf(w.lease)].lease.Shared != w.lease.Shared {
+			return nil, verr.New(verr.ConfigUnsupported, "%s is wanted twice, shared and alone", describe(w.resource))
+		}
+	}
+	if n := len(different); n > client.MaxResources {
 		return nil, tooMany(n)
 	}
 	return wants, nil

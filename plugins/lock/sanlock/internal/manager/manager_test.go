@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lodgevirt/lodge/plugins/lock/sanlock/internal/sanlocktest"
 	"github.com/lodgevirt/lodge/sdk/plugin"
@@ -218,6 +219,11 @@ func TestProcessThatIsNotKnownHasNoLocks(t *testing.T) {
 	if r := registered.release(false); r.GetReleased() != 0 {
 		t.Errorf("released %v", r)
 	}
+	nobody := newOwner("nobody")
+	nobody.Uuid = "../" + nobody.GetUuid()
+	if _, err := n.m.Release(n.ctx(), &pb.ReleaseRequest{Owner: nobody}); !verr.Is(err, verr.InvalidArg) {
+		t.Errorf("a guest without a UUID: %v", err)
+	}
 	if n := n.records(); n > 1 {
 		t.Errorf("%d records are left", n)
 	}
@@ -244,6 +250,7 @@ func TestWhatSanlockCannotDoIsRefusedByName(t *testing.T) {
 		"a key of 49 bytes":              {[]*pb.Resource{lease(func(r *pb.Resource) { r.Key = strings.Repeat("k", 49) })}, verr.ConfigUnsupported, "48 bytes"},
 		"a lockspace of 49 bytes":        {[]*pb.Resource{lease(func(r *pb.Resource) { r.Lockspace = strings.Repeat("k", 49) })}, verr.ConfigUnsupported, "48 bytes"},
 		"a path of 1024 bytes":           {[]*pb.Resource{lease(func(r *pb.Resource) { r.Path = "/" + strings.Repeat("k", 1023) })}, verr.ConfigUnsupported, "1023 bytes"},
+		"a disk shared and alone":        {[]*pb.Resource{disk("/images/a"), sharedDisk("/images/a")}, verr.ConfigUnsupported, "wanted twice"},
 		"a lease without a path":         {[]*pb.Resource{lease(func(r *pb.Resource) { r.Path = "" })}, verr.ConfigUnsupported, "path"},
 		"a lockspace that is not joined": {[]*pb.Resource{lease(func(*pb.Resource) {})}, verr.OperationInvalid, "add_lockspace"},
 	} {
@@ -400,4 +407,45 @@ func TestSettingsStayWhileGuestsHaveLeases(t *testing.T) {
 	if facts := n.m.Diagnose(n.ctx()); facts["lockspace"] != "joined" {
 		t.Errorf("facts are %v", facts)
 	}
+}
+
+// A host that dies leaves its leases behind. Others have them when its watchdog has fired for sure, which is a minute after its place in
+// the lockspace has run out, and are told so until then.
+func TestLocksOfADeadHostAreHadWhenItIsDeadForSure(t *testing.T) {
+	if os.Getenv("LODGE_TEST_SLOW") == "" {
+		t.Skip("takes 75 seconds: LODGE_TEST_SLOW is not set")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	one := newNode(t, dir, 1, nil)
+	two := newNode(t, dir, 2, nil)
+	a := disk("/images/a")
+	first, second := one.newGuest("first", unspecified, a), two.newGuest("second", unspecified, a)
+	first.acquired(a)
+	one.stop()
+	one.host.Kill()
+	died, silent := time.Now(), false
+	for {
+		began := time.Now()
+		_, err := second.acquire(a)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("an answer took %v", took)
+		}
+		if err == nil {
+			break
+		}
+		if !verr.Is(err, verr.ResourceBusy) || !strings.Contains(err.Error(), `host 1 ("host1")`) {
+			t.Fatal(err)
+		}
+		silent = silent || strings.Contains(err.Error(), "counts as dead after 68")
+		if time.Since(died) > 90*time.Second {
+			t.Fatal("the lock is never free")
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	took := time.Since(died)
+	if took < (failAfter*sanlocktest.IOTimeout+watchdogTime-3)*time.Second || !silent {
+		t.Errorf("it took %v, told to be silent: %v", took, silent)
+	}
+	t.Logf("it took %v", took)
 }

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lodgevirt/lodge/plugins/lock/sanlock/internal/client"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // key names one life of a guest.
@@ -38,6 +40,8 @@ type held struct {
 	resource *pb.Resource
 	lease    client.Resource
 	since    time.Time
+	// sure is when a call has found it held; a look from before says nothing of it.
+	sure time.Time
 	// status is STATUS_UNSPECIFIED while the lease is being taken or given up; the watch leaves it alone then.
 	status pb.Status
 	detail string
@@ -71,6 +75,9 @@ func (h *held) tell(who *pb.Owner) *pb.Lease {
 // take waits for an owner's turn and returns the owner, a new one if it is not known and its record is not either. The turn ends with the
 // returned function, which forgets an owner without leases.
 func (m *Manager) take(ctx context.Context, who *pb.Owner) (*owner, func(), error) {
+	if id, err := uuid.Parse(who.GetUuid()); err != nil || id.String() != who.GetUuid() {
+		return nil, nil, verr.New(verr.InvalidArg, "UUID %q is not in the form 8-4-4-4-12, lower case", who.GetUuid())
+	}
 	k := keyOf(who)
 	for {
 		o := m.known(k)

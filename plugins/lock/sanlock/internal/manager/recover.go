@@ -15,7 +15,8 @@ func (m *Manager) Recover(ctx context.Context, req *pb.RecoverRequest) (*pb.Reco
 		return nil, err
 	}
 	defer a.end()
-	if _, err := a.note(ctx); err != nil {
+	if fresh, err := a.note(ctx); err != nil {
+		a.unnote(ctx, fresh)
 		return nil, err
 	}
 	for _, w := range distinct(a.wants) {
@@ -65,8 +66,8 @@ func (a *attempt) takeAgain(ctx context.Context, i id) (pb.Status, error) {
 
 // holds reports that the process has a lease, and takes that in.
 func (a *attempt) holds(ctx context.Context, i id) bool {
-	st, err := a.daemon.Status(ctx)
-	if err != nil || !lives(a.who) || st.Of(int(a.who.GetPid()), i.lockspace, i.name) == nil {
+	st, err := a.settled(ctx)
+	if err != nil || !lives(a.who) || st.Of(a.pid(), i.lockspace, i.name) == nil {
 		return false
 	}
 	a.granted(ctx, st)

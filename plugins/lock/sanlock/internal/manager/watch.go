@@ -189,6 +189,9 @@ func (m *Manager) renewed(lockspace string) renewal {
 
 // judge says how sure a lease is that is not just being taken or given up. STATUS_UNSPECIFIED is as sure as before.
 func (p *picture) judge(o *owner, h *held, last renewal, now uint64) verdict {
+	if h.sure.After(p.began) {
+		return verdict{}
+	}
 	end := time.Now().Add(time.Duration(int64(last.at+failAfter*last.ioTimeout)-int64(now)) * time.Second)
 	late := now >= last.at+warnAfter*last.ioTimeout
 	name := h.lease.Lockspace
@@ -211,7 +214,7 @@ func (p *picture) judge(o *owner, h *held, last renewal, now uint64) verdict {
 		return verdict{status: pb.Status_STATUS_LOST, failed: true, detail: fmt.Sprintf("this host is losing lockspace %q", name), until: end}
 	case late:
 		return verdict{status: pb.Status_STATUS_LOST, until: end, detail: notRenewed(ls, now-last.at)}
-	case !p.whole || h.since.After(p.began):
+	case !p.whole:
 		return verdict{}
 	case p.status.Of(int(o.who.GetPid()), name, h.lease.Name) == nil:
 		if !lives(o.who) {

@@ -498,6 +498,33 @@ func TestConversationsGoOnInTheMiddle(t *testing.T) {
 	}
 }
 
+func TestWatcherIsStillToldAfterAReplacement(t *testing.T) {
+	r := newRig(t)
+	got := r.acquire(guest(1, 1), r.disk("a", lockspace.Exclusive))
+	forget(got)
+	watcher := dialOwn(t, r.path("sock"))
+	if _, err := watcher.call(lockproto.Watch, nil); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(want lockproto.Change) {
+		t.Helper()
+		f, err := watcher.reader.Next()
+		var change lockproto.Change
+		if err == nil {
+			_, err = xdr.Unmarshal(f.Payload, &change)
+		}
+		if err != nil || change != want || f.Type != rpc.Message || f.Procedure != lockproto.Changed {
+			t.Fatalf("told of %+v in %+v (%v), want %+v", change, f.Header, err, want)
+		}
+	}
+	r.replace()
+	expect(lockproto.Change{Missed: true})
+	if _, err := r.ForceRelease(t.Context(), got[0].Number); err != nil {
+		t.Fatal(err)
+	}
+	expect(lockproto.Change{Number: got[0].Number, State: uint32(lockclient.Held), Ended: true})
+}
+
 // ownClient speaks our own program on one connection, which it never makes again.
 type ownClient struct {
 	conn   net.Conn

@@ -244,7 +244,7 @@ func (c *classic) left(why error) {
 		return
 	}
 	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
-	c.server.fences.Go(func() {
+	c.server.work.Go(func() {
 		if err := fence(c.server.calls, id); err != nil {
 			c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
 		}

@@ -144,6 +144,7 @@ func (h *Host) Run(ctx context.Context) error {
 	} else {
 		g.Go(func() error { return ended(h.keepLockDaemon(gctx)) })
 		g.Go(func() error { return h.debts.Pay(gctx, h.locks) })
+		g.Go(func() error { return h.watchLocks(gctx) })
 	}
 	for _, d := range h.drivers {
 		g.Go(func() error {

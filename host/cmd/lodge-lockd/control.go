@@ -145,7 +145,7 @@ func (o options) outputs(level logging.Level) (logging.Outputs, error) {
 	if o.private {
 		at.log = o.journal + ".log"
 	}
-	return logging.Choice{Level: level, Background: o.background, File: at.log}.Outputs()
+	return logging.Choice{Level: level, Background: o.background, File: at.log, FolderMode: folderMode()}.Outputs()
 }
 
 // configureLog puts into force what the environment and a configuration say about the log. After an error nothing has changed.

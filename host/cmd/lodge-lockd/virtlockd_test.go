@@ -319,6 +319,25 @@ func TestMistakesInTheConfigurationAreNamed(t *testing.T) {
 	}
 }
 
+func TestWhatTheSystemDoesNotAllowIsAWarning(t *testing.T) {
+	program := asVirtlockd(t)
+	for _, tool := range []string{"prlimit", "setpriv"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool, "is not installed")
+		}
+	}
+	d := virtlockdtest.Prepare(t, "prlimit").Start(t, "--nofile=500:500", "setpriv", "--bounding-set=-sys_resource", program, "-f", "/dev/null")
+	if !d.Running() {
+		t.Error("the daemon does not run")
+	}
+	_, stderr := d.Stop(t)
+	for _, want := range []string{"few files may be open", "limit=500", "cannot lower the chance to be killed for memory"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in %s", want, stderr)
+		}
+	}
+}
+
 // TestSuccessorIsNotStoppedByItsConfiguration: the state that virtlockd leaves is for the process that it names. -d is not followed
 // again, and a mistake in the configuration must not cost the locks.
 func TestSuccessorIsNotStoppedByItsConfiguration(t *testing.T) {

@@ -137,7 +137,7 @@ ask "$0" status
 ask "$0" restart
 [ "$(pid)" = "$first" ] || echo 'another process has begun'
 kill -KILL "$(pid)"
-while [ -d "/proc/$(pid)" ]; do sleep 0.05; done
+while readlink "/proc/$(pid)/exe" >/dev/null; do sleep 0.05; done
 ask "$0" status
 ask "$0" reload
 ask "$0" start

@@ -18,6 +18,7 @@ export CGO_ENABLED ?= 0
 
 LDFLAGS := -s -w -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+# Folders below plugins/; the last part of each is the plugin's name.
 PLUGINS := qemu test
 
 # Versions of the tools that generate and check code. `go install` builds them into build/tools.
@@ -46,8 +47,9 @@ build: toolchain ## Build the daemons, the command and the plugins into bin/
 	@$(GOBUILD) -o bin/lodge-lockd ./host/cmd/lodge-lockd
 	@$(GOBUILD) -o bin/lodge ./host/cmd/lodge
 	@for p in $(PLUGINS); do \
-	  $(GOBUILD) -o bin/plugins/lodge-plugin-$$p ./plugins/$$p; \
-	  install -m 0644 plugins/$$p/$$p.toml bin/plugins/$$p.toml; \
+	  n=$${p##*/}; \
+	  $(GOBUILD) -o bin/plugins/lodge-plugin-$$n ./plugins/$$p; \
+	  install -m 0644 plugins/$$p/$$n.toml bin/plugins/$$n.toml; \
 	done
 	@echo "built bin/ ($(VERSION))"
 

@@ -41,6 +41,7 @@ type Core struct {
 	settings plugin.Settings
 	files    map[fdpass.Token]*os.File
 	events   []*pb.WatchEvent
+	claimer  Claimer
 	changed  chan struct{} // closed and replaced when files or events change
 }
 
@@ -107,6 +108,27 @@ func (c *Core) TakeFile(ctx context.Context, token []byte) (*os.File, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Claimer decides about a claim: what it returns is the driver's answer.
+type Claimer func(ctx context.Context, guest *pb.Guest, pid int32, startTime uint64) error
+
+// SetClaimer has claims decided by a function; without one they are refused.
+func (c *Core) SetClaimer(claimer Claimer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claimer = claimer
+}
+
+// Claim implements plugin.Core.
+func (c *Core) Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime uint64) error {
+	c.mu.Lock()
+	claimer := c.claimer
+	c.mu.Unlock()
+	if claimer == nil {
+		return verr.New(verr.OperationInvalid, "nobody has asked for a claim")
+	}
+	return claimer(ctx, guest, pid, startTime)
 }
 
 // Publish implements plugin.Core: the event is numbered and recorded.

@@ -22,6 +22,8 @@ import (
 	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	corev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // patience is how long the plugin may take for what the harness itself asks of it.
@@ -41,6 +43,7 @@ type Host struct {
 
 	mu     sync.Mutex // guards all below
 	core   *grpc.Server
+	claims Claimer
 	log    []*corev1.WriteRequest
 	logged chan struct{} // closed and replaced with each line
 }
@@ -136,6 +139,7 @@ func (h *Host) RestartCore(t testing.TB) {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(handshake.MaxMessage))
 	corev1.RegisterStateServiceServer(server, stateService{state: h.state})
 	corev1.RegisterLogServiceServer(server, logService{host: h})
+	corev1.RegisterLockServiceServer(server, lockService{host: h})
 	h.mu.Lock()
 	h.core = server
 	h.mu.Unlock()
@@ -225,6 +229,31 @@ func (s stateService) Delete(ctx context.Context, req *corev1.DeleteRequest) (*c
 func (s stateService) List(ctx context.Context, req *corev1.ListRequest) (*corev1.ListResponse, error) {
 	keys, err := s.state.List(ctx, req.GetPrefix())
 	return &corev1.ListResponse{Keys: keys}, err
+}
+
+// SetClaimer has claims decided by a function; without one they are refused.
+func (h *Host) SetClaimer(claimer Claimer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.claims = claimer
+}
+
+// lockService has claims decided.
+type lockService struct {
+	corev1.UnsafeLockServiceServer
+	host *Host
+}
+
+// Claim asks the test's function.
+func (l lockService) Claim(ctx context.Context, req *corev1.ClaimRequest) (*corev1.ClaimResponse, error) {
+	l.host.mu.Lock()
+	claimer := l.host.claims
+	l.host.mu.Unlock()
+	if claimer == nil {
+		return nil, verr.Status(verr.New(verr.OperationInvalid, "nobody has asked for a claim"))
+	}
+	guest := &pb.Guest{Connection: req.GetConnection(), Uuid: req.GetUuid(), Generation: req.GetGeneration()}
+	return &corev1.ClaimResponse{}, verr.Status(claimer(ctx, guest, req.GetPid(), req.GetStartTime()))
 }
 
 // logService records lines.

@@ -36,6 +36,9 @@ type Core interface {
 	// Publish hands an event to the watch stream of its guest's connection; Seq and a missing Time are filled in. Never
 	// blocks: beyond 65536 unread events the oldest are dropped and the core is told to resync.
 	Publish(event *pb.WatchEvent)
+	// Claim takes the locks of a guest that is being started for its process, as the contract says above LockService.Claim. Only for
+	// a start whose Resolved.claim is set.
+	Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime uint64) error
 	// Settings returns what Configure brought last.
 	Settings() Settings
 }

@@ -37,6 +37,7 @@ type link struct {
 	feed  *watch.Feed
 	log   *logPump
 	state store
+	locks corev1.LockServiceClient
 
 	mu       sync.Mutex // guards settings
 	settings Settings
@@ -70,6 +71,7 @@ func connect(name, dir string) (*link, error) {
 		conn: conn, files: files, feed: watch.NewFeed(),
 		log:   newLogPump(name, corev1.NewLogServiceClient(conn)),
 		state: store{client: corev1.NewStateServiceClient(conn)},
+		locks: corev1.NewLockServiceClient(conn),
 	}, nil
 }
 
@@ -106,6 +108,14 @@ const fileWait = 5 * time.Second
 
 // Publish implements Core.
 func (l *link) Publish(event *pb.WatchEvent) { l.feed.Publish(event) }
+
+// Claim implements Core.
+func (l *link) Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime uint64) error {
+	_, err := ask(ctx, corev1.LockService_Claim_FullMethodName, l.locks.Claim, &corev1.ClaimRequest{
+		Connection: guest.GetConnection(), Uuid: guest.GetUuid(), Generation: guest.GetGeneration(), Pid: pid, StartTime: startTime,
+	})
+	return err
+}
 
 // Settings implements Core.
 func (l *link) Settings() Settings {

@@ -30,8 +30,8 @@ const (
 // run serves until the context ends, Shutdown is called or the core stays away for longer than grace; announce is called with the
 // socket's path once it is listened on.
 func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announce func(socket string) error) error {
-	if p.Hypervisor == nil {
-		return errors.New("the plugin has no driver")
+	if (p.Hypervisor == nil) == (p.LockManager == nil) {
+		return errors.New("the plugin must have a driver, and only one")
 	}
 	if err := handshake.CheckDir(dir); err != nil {
 		return err
@@ -43,14 +43,13 @@ func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announc
 		return err
 	}
 	defer link.close()
-	driver, err := p.Hypervisor(link)
+	server := grpc.NewServer(adapter.ServerOptions(link.Logger(), p.Failpoints)...)
+	driver, err := p.make(link, server, ctx.Done())
 	if err != nil {
 		return fmt.Errorf("make the driver: %w", err)
 	}
-	server := grpc.NewServer(adapter.ServerOptions(link.Logger(), p.Failpoints)...)
 	service := &service{plugin: p, link: link, driver: driver, server: server, shutdown: cancel}
 	basev1.RegisterPluginServiceServer(server, service)
-	adapter.Register(server, driver, link.feed, ctx.Done())
 	hs := health.NewServer()
 	hs.SetServingStatus(healthService, healthv1.HealthCheckResponse_SERVING)
 	healthv1.RegisterHealthServer(server, hs)
@@ -80,6 +79,22 @@ func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announc
 		return errors.Join(err, end(service, served, orphaned))
 	}
 	return end(service, served, orphaned)
+}
+
+// make makes the driver and registers its services; it returns what may have optional interfaces.
+func (p Plugin) make(link *link, server *grpc.Server, done <-chan struct{}) (any, error) {
+	if p.LockManager != nil {
+		manager, err := p.LockManager(link)
+		if err == nil {
+			adapter.RegisterLock(server, manager, done)
+		}
+		return manager, err
+	}
+	driver, err := p.Hypervisor(link)
+	if err == nil {
+		adapter.Register(server, driver, link.feed, done)
+	}
+	return driver, err
 }
 
 // end stops serving and puts the driver away.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lodgevirt/lodge/sdk/failpoint"
 	"github.com/lodgevirt/lodge/sdk/hypervisor"
+	"github.com/lodgevirt/lodge/sdk/lock"
 	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 )
@@ -30,9 +31,11 @@ type Plugin struct {
 	Version string
 	// ConfigKeys are the keys that the plugin's own configuration table may have.
 	ConfigKeys []*basev1.ConfigKey
-	// Hypervisor makes the driver. It is called once, before the first call arrives: Settings are empty still, and State
-	// may be slow. Its driver may also be a Configurer, a Diagnoser or a Closer.
+	// Hypervisor makes the driver of a hypervisor. It is called once, before the first call arrives: Settings are empty still,
+	// and State may be slow. Its driver may also be a Configurer, a Diagnoser or a Closer.
 	Hypervisor func(Core) (hypervisor.Driver, error)
+	// LockManager makes a lock manager, in the same way.
+	LockManager func(Core) (lock.Manager, error)
 	// Commands are hidden sub-commands: when the first argument is one of the names, that function runs in place of the
 	// plugin, with the arguments after it, and its result is the exit status.
 	Commands map[string]func(args []string) int

@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
-	"github.com/lodgevirt/lodge/sdk/hypervisor"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -23,7 +22,7 @@ type service struct {
 	basev1.UnsafePluginServiceServer
 	plugin      Plugin
 	link        *link
-	driver      hypervisor.Driver
+	driver      any // of whatever kind
 	server      *grpc.Server
 	shutdown    context.CancelFunc
 	description *basev1.DescribeResponse

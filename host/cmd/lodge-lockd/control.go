@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
@@ -22,6 +18,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/logging"
+	"github.com/lodgevirt/lodge/host/internal/reexec"
 	"github.com/lodgevirt/lodge/host/internal/virtconf"
 )
 
@@ -30,8 +27,6 @@ const (
 	sourceName = "locking.lockd"
 	// libVersion is the version of libvirt that the daemon stands for.
 	libVersion = 9_000_000
-	// maxRestart is the largest state file of a predecessor in bytes, as virtlockd has it.
-	maxRestart = 10 << 20
 	// locksPerClient is how many locks a client is expected to have: virtlockd's unit expects ten disks a guest.
 	locksPerClient = 10
 	// perClient is how many descriptors a client needs besides: its connection, and the process that has the locks.
@@ -52,6 +47,9 @@ type control struct {
 	admin *adminserver.Server
 	table *leases.Table
 	watch *idle.Watch
+	// signals and program are for the replacement of the program.
+	signals *signals
+	program *reexec.Program
 }
 
 // newControl reads the configuration and opens the log. A program that takes over from a predecessor in the same process is never
@@ -195,19 +193,8 @@ func checkDescriptors(log hclog.Logger, locks, admin uint64) {
 	}
 }
 
-// takesOver reports whether a predecessor in this process has left its state: the file names this process.
-func (o options) takesOver() bool {
-	f, err := os.Open(o.restart)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	var state struct {
-		Magic string `json:"magic"`
-	}
-	err = json.NewDecoder(io.LimitReader(f, maxRestart)).Decode(&state)
-	return err == nil && state.Magic == strconv.Itoa(os.Getpid())
-}
+// takesOver reports whether a predecessor in this process has left its state or its locks.
+func (o options) takesOver() bool { return reexec.Expected(o.restart) }
 
 // attach makes the lock server visible to administrators, and serves them.
 func (c *control) attach(server *lockserver.Server, table *leases.Table, admin *adminserver.Server) {
@@ -235,9 +222,6 @@ func (c *control) use() idle.Use {
 func (c *control) run(ctx context.Context, end func()) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	all.Go(func() {
 		if c.watch.Run(ctx) {
 			c.logger.Info("nobody has used the daemon for the timeout: it ends")
@@ -248,9 +232,23 @@ func (c *control) run(ctx context.Context, end func()) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hup:
+		case <-c.signals.reload:
 			c.reload()
+		case <-c.signals.replace:
+			c.replace(ctx)
 		}
+	}
+}
+
+// replace executes the program that is installed now, and returns if that does not work.
+func (c *control) replace(ctx context.Context) {
+	c.tell("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(monotonic(), 10))
+	c.program.Ready = func() error { return c.signals.disarm(ctx) }
+	err := c.program.Replace(ctx)
+	c.signals.arm()
+	if ctx.Err() == nil {
+		c.logger.Error("program is not replaced: the same one goes on", "error", err)
+		c.tell(daemon.SdNotifyReady)
 	}
 }
 

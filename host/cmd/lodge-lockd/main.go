@@ -4,21 +4,20 @@
 //
 // It may be killed at any instant: guests keep their locks by the descriptors that they inherited, a journal says which leases
 // there are, and the next daemon takes them back. SIGTERM, SIGINT and SIGQUIT end it in good order, which drops no lock
-// that a guest holds either. SIGHUP makes it read its configuration again. A second daemon with the same pid file refuses to start.
+// that a guest holds either. SIGHUP makes it read its configuration again. SIGUSR1 makes it execute the program that is now installed under
+// its name, in the same process, with all locks and connections: another version of itself, or virtlockd. A second daemon with the
+// same pid file refuses to start.
 //
 // It tells systemd when it is ready, and takes its sockets from systemd if it was started with some. It ends with status 0 after a
 // signal, 2 for bad arguments, 3 if another daemon runs, 1 otherwise; as virtlockd with 1 for all of these.
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/lodgevirt/lodge/host/internal/daemonize"
@@ -80,14 +79,14 @@ func (o options) start(stderr io.Writer) int {
 
 // run runs the daemon until a signal, or until nobody has used it for long enough. It has told its error.
 func (o options) run(background *daemonize.Background, stderr io.Writer) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signals, ctx, stop := catch()
 	defer stop()
 	c, err := newControl(o)
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", o.name, err)
 		return err
 	}
-	c.background = background
+	c.background, c.signals = background, signals
 	err = serve(ctx, o, c)
 	if err != nil {
 		c.logger.Error("lock daemon failed", "error", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"sync"
@@ -11,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/host/internal/adminserver"
-
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/pidfile"
+	"github.com/lodgevirt/lodge/host/internal/reexec"
 	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
@@ -27,21 +28,35 @@ const (
 	oomScore = "-900"
 )
 
-// serve runs the daemon until the context ends, or until nobody has used it for its timeout.
+// serve runs the daemon until the context ends, or until nobody has used it for its timeout. A daemon that follows another one in this
+// process does without what it cannot have, because its end would cost locks.
 func serve(ctx context.Context, o options, c *control) error {
-	if err := o.folder(); err != nil {
+	left := reexec.Find(o.restart, map[string]string{lockserver.Name: o.socket, adminName: o.adminSocket}, c.logger)
+	// fatal returns an error that ends the daemon, or tells one that does not.
+	fatal := func(err error) error {
+		if err != nil && left.Left() {
+			c.logger.Error("daemon goes on without something, because other processes' locks depend on it", "error", err)
+			return nil
+		}
+		return err
+	}
+	if err := fatal(o.folder()); err != nil {
 		return err
 	}
 	unix.Umask(0o077)
 	// Calls are short and mostly the kernel's. One processor more than the one that works keeps the runtime from waking threads whenever
 	// that one waits in the kernel; further ones gain nothing.
 	runtime.GOMAXPROCS(2)
-	pid, err := pidfile.Claim(o.pidFile)
-	if err != nil {
+	pid, err := pidfile.Inherit(o.pidFile, left.PIDFile())
+	if err := fatal(err); err != nil {
 		return err
 	}
 	c.lower()
-	return errors.Join(c.serveTable(ctx), pid.Release())
+	err = c.serveTable(ctx, left, fatal, pid)
+	if pid != nil {
+		err = errors.Join(err, pid.Release())
+	}
+	return err
 }
 
 // lower makes the kernel look for others to kill for memory. It may refuse; then the daemon goes on as it is.
@@ -53,24 +68,43 @@ func (c *control) lower() {
 }
 
 // serveTable opens the journal and serves what is in it.
-func (c *control) serveTable(ctx context.Context) error {
-	table, err := leases.Open(c.opts.journal, c.logger.Named("leases"))
+func (c *control) serveTable(ctx context.Context, left *reexec.Predecessor, fatal func(error) error, pid *pidfile.File) error {
+	table, err := leases.TakeOver(c.opts.journal, c.logger.Named("leases"), left.Leases())
 	if err != nil {
-		return err
+		if err := fatal(err); err != nil {
+			return err
+		}
+		if table, err = c.spareTable(left); err != nil {
+			return err
+		}
 	}
 	for _, dir := range c.opts.spaces {
-		if err := table.AddSpace(dir); err != nil && !errors.Is(err, leases.ErrSpaceExists) {
+		if err := table.AddSpace(dir); err != nil && !errors.Is(err, leases.ErrSpaceExists) && fatal(err) != nil {
 			return errors.Join(err, table.Close())
 		}
 	}
 	if err := settle(ctx, table); err != nil {
 		c.logger.Warn("some locks take long to come back", "error", err)
 	}
-	return errors.Join(c.serveSockets(ctx, table), table.Close())
+	c.program = &reexec.Program{Table: table, State: c.opts.restart, Args: os.Args, Log: c.logger}
+	if pid != nil {
+		c.program.PIDFile = pid
+	}
+	return errors.Join(c.serveSockets(ctx, table, left, fatal), table.Close())
+}
+
+// spareTable takes a predecessor's locks over with a journal that nobody will find, when the daemon's own cannot be used.
+func (c *control) spareTable(left *reexec.Predecessor) (*leases.Table, error) {
+	dir, err := os.MkdirTemp("", "lodge-lockd")
+	if err != nil {
+		return nil, fmt.Errorf("make a spare journal: %w", err)
+	}
+	c.logger.Error("leases are not remembered beyond this process", "journal", dir)
+	return leases.TakeOver(dir+"/journal", c.logger.Named("leases"), left.Leases())
 }
 
 // serveSockets serves clients and administrators.
-func (c *control) serveSockets(ctx context.Context, table *leases.Table) error {
+func (c *control) serveSockets(ctx context.Context, table *leases.Table, left *reexec.Predecessor, fatal func(error) error) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	connections, err := hub.New(c.logger.Named("rpc"), func(f *os.File) { _ = lockspace.CloseFile(f) })
@@ -79,21 +113,24 @@ func (c *control) serveSockets(ctx context.Context, table *leases.Table) error {
 	}
 	server := lockserver.New(lockserver.Config{Hub: connections, Table: table, Log: c.logger.Named("rpc"), Version: version.String()})
 	defer server.Close()
-	admin := adminserver.NewServer(connections, "admin", c.conf.AdminMaxClients)
+	admin := adminserver.NewServer(connections, adminName, c.conf.AdminMaxClients)
 	c.attach(server, table, admin)
-	listeners, err := c.opts.listen(c.logger)
-	if err != nil {
+	left.Adopt(connections, server)
+	listeners, err := c.opts.listen(c.logger, left)
+	if err := fatal(err); err != nil {
 		return err
 	}
+	err = nil
 	for _, l := range listeners.locks {
 		err = errors.Join(err, server.Listen(l))
 	}
 	for _, l := range listeners.admin {
 		err = errors.Join(err, admin.Listen(l))
 	}
-	if err != nil {
+	if err := fatal(err); err != nil {
 		return err
 	}
+	c.program.Hub, c.program.Locks = connections, server
 	c.logger.Info("lock daemon is ready", "pid", os.Getpid(), "socket", c.opts.socket, "leases", len(table.List()))
 	c.ready()
 	var all sync.WaitGroup

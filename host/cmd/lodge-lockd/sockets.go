@@ -13,12 +13,17 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/pidfile"
+	"github.com/lodgevirt/lodge/host/internal/reexec"
 )
 
 // dialTimeout bounds how long it takes to find out whether somebody serves a socket.
 const dialTimeout = 2 * time.Second
+
+// adminName is what virtlockd calls the service for administrators.
+const adminName = "admin"
 
 // adminNames are the names by which systemd passes the socket for administrators; every other one is for locks.
 var adminNames = map[string]bool{"virtlockd-admin.socket": true, "lodge-lockd-admin.socket": true}
@@ -57,17 +62,22 @@ func folderMode() os.FileMode {
 	return 0o700
 }
 
-// listen takes the sockets that systemd has passed, and makes those that it has not.
-func (o options) listen(log hclog.Logger) (sockets, error) {
-	s, err := passed(log)
-	if err != nil {
-		return s, err
+// listen takes the sockets that systemd has passed, and makes those that it has not. Those that a predecessor in this process has left are
+// there already: systemd's are among them.
+func (o options) listen(log hclog.Logger, left *reexec.Predecessor) (sockets, error) {
+	var s sockets
+	if !left.Listening(lockserver.Name) {
+		var err error
+		if s, err = passed(log); err != nil {
+			return s, err
+		}
 	}
 	for _, want := range []struct {
 		into *[]hub.Listener
+		name string
 		path string
-	}{{&s.locks, o.socket}, {&s.admin, o.adminSocket}} {
-		if len(*want.into) > 0 || want.path == "" {
+	}{{&s.locks, lockserver.Name, o.socket}, {&s.admin, adminName, o.adminSocket}} {
+		if len(*want.into) > 0 || want.path == "" || left.Listening(want.name) {
 			continue
 		}
 		l, err := makeSocket(want.path)

@@ -39,6 +39,8 @@ type Domain struct {
 	ID int32 `json:"id,omitempty"`
 	// Paused says that the guest was asked to start with stopped vCPUs.
 	Paused bool `json:"paused,omitempty"`
+	// LockState is what the lock manager wants to see again when a suspended guest goes on.
+	LockState []byte `json:"lock_state,omitempty"`
 	// Handle is the driver's, for phase Active.
 	Handle *Handle `json:"handle,omitempty"`
 }

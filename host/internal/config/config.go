@@ -47,11 +47,18 @@ type Limits struct {
 
 // Locks says how disks are locked.
 type Locks struct {
+	// Manager is "lockd" for the lock daemon, or the name of a plugin that is a lock manager.
+	Manager string `toml:"manager" comment:"\"lockd\", or the name of a plugin that is a lock manager"`
 	// Disks: lock the writable disks of guests.
 	Disks bool `toml:"auto_disk_leases" comment:"lock the writable disks of guests"`
+	// Require refuses a guest with writable disks that has no <lease>; without it, that is so where disks are not locked.
+	Require *bool `toml:"require_lease_for_disks" comment:"refuse guests with writable disks that are not locked and have no <lease>"`
 	// FileLockspace is a folder for lock files named by the hash of a disk's path; empty locks the image itself.
 	FileLockspace string `toml:"file_lockspace_dir" comment:"folder for lock files; empty locks the images themselves"`
 }
+
+// BuiltInManager is the name of the lock daemon among lock managers.
+const BuiltInManager = "lockd"
 
 // Plugins says which drivers there are.
 type Plugins struct {
@@ -68,7 +75,7 @@ func Default() Config {
 	return Config{
 		LogLevel: "info",
 		Limits:   Limits{MaxClients: 5000, MaxRequests: 32, KeepaliveSeconds: 5, KeepaliveCount: 5},
-		Locks:    Locks{Disks: true},
+		Locks:    Locks{Manager: BuiltInManager, Disks: true},
 		Plugins:  Plugins{CrashesPerMinute: 5},
 	}
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/host/internal/layout"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
+	"github.com/lodgevirt/lodge/host/internal/lockmanager"
 	"github.com/lodgevirt/lodge/host/internal/node"
 )
 
@@ -62,7 +63,8 @@ type Host struct {
 	events      *event.Bus
 	machine     *node.Host
 	locks       *lockclient.Client
-	debts       debts
+	debts       lockmanager.Debts
+	lockPlugin  *lockPlugin  // the lock manager in place of the lock daemon, or nil
 	settled     atomic.Int64 // pid of the lock daemon that knows all guests
 	drivers     []*driver
 	inventories []*domain.Inventory
@@ -132,9 +134,16 @@ func (h *Host) Run(ctx context.Context) error {
 		}
 	}()
 	g, gctx := errgroup.WithContext(ctx)
-	if h.cfg.Settings.Locks.Disks {
+	if l := h.lockPlugin; l != nil {
+		g.Go(func() error {
+			err := ended(l.plugin.Run(gctx))
+			l.work.Wait()
+			return err
+		})
+		l.plugin.Start()
+	} else {
 		g.Go(func() error { return ended(h.keepLockDaemon(gctx)) })
-		g.Go(func() error { return h.payDebts(gctx) })
+		g.Go(func() error { return h.debts.Pay(gctx, h.locks) })
 	}
 	for _, d := range h.drivers {
 		g.Go(func() error {

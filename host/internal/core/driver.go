@@ -1,18 +1,18 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
+	"github.com/lodgevirt/lodge/host/internal/config"
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/images"
@@ -20,7 +20,6 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/node"
 	"github.com/lodgevirt/lodge/host/internal/supervise"
 	"github.com/lodgevirt/lodge/sdk/fdpass"
-	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	corev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -38,11 +37,8 @@ const (
 
 // driver is a hypervisor's plugin with its connections.
 type driver struct {
-	host     *Host
-	manifest *manifest.Manifest
-	settings *manifest.Settings
-	plugin   *supervise.Plugin
-	served   []*served
+	part
+	served []*served
 	// incarnation is the generation of the process that the guests are being recovered by.
 	incarnation atomic.Uint64
 	// work are the goroutines that look after the guests of a process; they end with it.
@@ -64,55 +60,77 @@ func (d *driver) inventories() []*domain.Inventory {
 	return all
 }
 
-// addDrivers reads the manifests and makes a driver of each that is enabled. One that is wrong is left out, and the log says why.
+// addDrivers reads the manifests and makes a driver of each that is enabled, the lock manager first, since the others use it. One that
+// is wrong is left out, and the log says why.
 func (h *Host) addDrivers() error {
-	seen := map[string]bool{}
+	found := map[string]*manifest.Manifest{}
+	var ordered []*manifest.Manifest
 	for _, dir := range h.cfg.PluginDirs {
 		manifests, err := manifest.ReadDir(dir)
 		if err != nil {
 			h.cfg.Log.Error("manifests could not be read", "dir", dir, "error", err)
 		}
 		for _, m := range manifests {
-			if seen[m.Name] || !h.enabled(m.Name) {
-				continue
-			}
-			seen[m.Name] = true
-			if err := h.addDriver(m); err != nil {
-				return fmt.Errorf("plugin %q: %w", m.Name, err)
+			if found[m.Name] == nil && h.enabled(m) {
+				found[m.Name] = m
+				ordered = append(ordered, m)
 			}
 		}
 	}
+	slices.SortStableFunc(ordered, func(a, b *manifest.Manifest) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, m := range ordered {
+		if err := h.add(m); err != nil {
+			return fmt.Errorf("plugin %q: %w", m.Name, err)
+		}
+	}
 	for _, name := range h.cfg.Settings.Plugins.Enabled {
-		if !seen[name] {
+		if found[name] == nil {
 			return fmt.Errorf("plugin %q is enabled, but none of %v has its manifest", name, h.cfg.PluginDirs)
 		}
+	}
+	if name := h.cfg.Settings.Locks.Manager; name != config.BuiltInManager && h.lockPlugin == nil {
+		return fmt.Errorf("locks.manager is %q, but none of %v has a manifest of that name and of kind %q that is not disabled",
+			name, h.cfg.PluginDirs, manifest.KindLock)
 	}
 	return nil
 }
 
-func (h *Host) enabled(name string) bool {
+// rank orders plugins by who uses whom.
+func rank(m *manifest.Manifest) int {
+	if m.Kind == manifest.KindLock {
+		return 0
+	}
+	return 1
+}
+
+// enabled reports whether a plugin is to be used: a driver that the list of enabled ones has, and the one lock manager that is named.
+func (h *Host) enabled(m *manifest.Manifest) bool {
+	if m.Kind == manifest.KindLock {
+		return m.Name == h.cfg.Settings.Locks.Manager
+	}
 	list := h.cfg.Settings.Plugins.Enabled
-	return len(list) == 0 || slices.Contains(list, name)
+	return len(list) == 0 || slices.Contains(list, m.Name)
+}
+
+func (h *Host) add(m *manifest.Manifest) error {
+	if m.Kind == manifest.KindLock {
+		return h.addLockPlugin(m)
+	}
+	return h.addDriver(m)
 }
 
 func (h *Host) addDriver(m *manifest.Manifest) error {
-	settings, err := manifest.ReadSettings(filepath.Join(h.cfg.Layout.Conf, "plugins.d"), m.Name)
+	settings, err := h.settings(m)
 	if err != nil || settings.Disabled {
 		return err
 	}
-	d := &driver{host: h, manifest: m, settings: settings}
-	restart := supervise.DefaultRestart
-	restart.Crashes = h.cfg.Settings.Plugins.CrashesPerMinute
-	d.plugin = supervise.New(supervise.Config{
-		Manifest: m, Pin: settings.SHA256, Log: h.cfg.Log.Named("plugin"), Restart: restart,
-		Dirs: supervise.Dirs{
-			Private: filepath.Join(h.cfg.Layout.Run, "plugins", m.Name),
-			LogFile: filepath.Join(h.cfg.Layout.Log, "plugins", m.Name+".log"),
-		},
-		Core: func(g *grpc.Server) {
-			corev1.RegisterStateServiceServer(g, &stateService{catalog: h.catalog, plugin: m.Name})
-		},
-		Configure: d.configure, Recover: d.recover, Idle: d.idle,
+	d := &driver{part: part{host: h, manifest: m, settings: settings}}
+	d.plugin = d.supervised(func(c *supervise.Config) {
+		c.Recover, c.Idle = d.recover, d.idle
+		c.Core = func(g *grpc.Server) {
+			d.serveState(g)
+			corev1.RegisterLockServiceServer(g, &claimService{driver: d})
+		}
 	})
 	if err := d.connect(); err != nil {
 		return err
@@ -166,51 +184,12 @@ func (d *driver) paths() []string {
 	return []string{"session"}
 }
 
-// locks are the locks of the driver's guests. The disks of a pretended or remote hypervisor are no files here; their locks are named by
-// hash in a folder of their own.
-func (d *driver) locks() domain.Locks {
-	s := d.host.cfg.Settings.Locks
-	if !s.Disks {
-		return noLocks{}
-	}
-	folder := s.FileLockspace
-	if d.manifest.Disks == manifest.DisksElsewhere {
-		folder = filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)
-	}
-	return diskLocks{client: d.host.locks, debts: &d.host.debts, folder: folder}
-}
-
 // sender hands descriptors to a plugin.
 type sender struct{ plugin *supervise.Plugin }
 
 func (s sender) SendFile(ctx context.Context, token []byte, file *os.File) error {
 	return s.plugin.Send(ctx, fdpass.Token(token), file)
 }
-
-// configure makes the settings of a plugin that has just started.
-func (d *driver) configure(desc *basev1.DescribeResponse) (*basev1.ConfigureRequest, error) {
-	own, err := manifest.EncodeConfig(d.settings.Config, desc.ConfigKeys)
-	if err != nil {
-		return nil, err
-	}
-	l, name := d.host.cfg.Layout, d.manifest.Name
-	for _, dir := range []string{l.Guests(name), l.PluginState(name), l.GuestLogs(name)} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("make folder for plugin: %w", err)
-		}
-	}
-	level := d.settings.LogLevel
-	if level == "" {
-		level = d.host.cfg.Settings.LogLevel
-	}
-	return &basev1.ConfigureRequest{
-		ConfigJson: own, RuntimeDir: l.Guests(name), StateDir: l.PluginState(name), LogDir: l.GuestLogs(name),
-		CgroupParent: cgroupParent, LogLevel: level,
-	}, nil
-}
-
-// cgroupParent is the control group that guests are put below.
-const cgroupParent = "lodge"
 
 // idle reports whether no guest needs the driver's process.
 func (d *driver) idle() bool {
@@ -236,8 +215,6 @@ func (d *driver) recover(ctx context.Context, conn grpc.ClientConnInterface, gen
 	}
 	return nil
 }
-
-func (d *driver) log() hclog.Logger { return d.host.cfg.Log.With("plugin", d.manifest.Name) }
 
 // follow hands the driver's events to the guests for as long as the process lives.
 func (s *served) follow(ctx context.Context, d *driver, client pb.DriverServiceClient, stream domain.WatchStream) {

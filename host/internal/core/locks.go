@@ -2,142 +2,33 @@ package core
 
 import (
 	"context"
-	"os"
-	"sync"
-	"time"
+	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
-	"github.com/lodgevirt/lodge/host/internal/lockspace"
-	"github.com/lodgevirt/lodge/sdk/verr"
+	"github.com/lodgevirt/lodge/host/internal/lockmanager"
+	"github.com/lodgevirt/lodge/host/internal/manifest"
 )
 
-// diskLocks are the locks of disks, kept by the lock daemon.
-type diskLocks struct {
-	client *lockclient.Client
-	// debts take releases that could not be made.
-	debts *debts
-	// folder has the lock files, or is empty to lock the images themselves.
-	folder string
-}
-
-var (
-	_ domain.Locks = diskLocks{}
-	_ domain.Locks = noLocks{}
-)
-
-func owner(o domain.Owner, pid int32, start uint64) lockclient.Owner {
-	return lockclient.Owner{
-		UUID: o.UUID, Name: o.Name, ID: uint32(max(o.ID, 0)), Generation: o.Generation, PID: pid, StartTime: start,
+// locks are the locks of the driver's guests. The disks of a pretended or remote hypervisor are no files here; the lock daemon's locks
+// of them are named by hash in a folder of their own.
+func (d *driver) locks() domain.Locks {
+	if l := d.host.lockPlugin; l != nil {
+		return lockmanager.NewPlugin(l.plugin)
 	}
-}
-
-func (l diskLocks) Acquire(ctx context.Context, o domain.Owner, disks []domain.LockedDisk) ([]domain.HeldLock, error) {
-	resources := make([]lockspace.Resource, len(disks))
-	for n, d := range disks {
-		resources[n] = lockspace.ForDisk(l.folder, d.Path, lockspace.Mode(d.Shared))
+	s := d.host.cfg.Settings.Locks
+	folder := s.FileLockspace
+	if d.manifest.Disks == manifest.DisksElsewhere {
+		folder = filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)
 	}
-	leases, err := l.client.Acquire(ctx, owner(o, 0, 0), resources)
-	if err != nil {
-		if verr.From(err).Domain != verr.FromLocking {
-			// The daemon has not answered, and may still grant what nobody waits for any more.
-			l.debts.add(life{o.UUID, o.Generation})
-		}
-		return nil, err
+	require := !s.Disks
+	if s.Require != nil {
+		require = *s.Require
 	}
-	held := make([]domain.HeldLock, len(leases))
-	for n, lease := range leases {
-		r := lease.Resource
-		held[n] = domain.HeldLock{Lockspace: r.Lockspace, Resource: r.Name, Shared: bool(r.Mode), File: lease.File, Disk: r.Disk}
-	}
-	return held, nil
+	return &lockmanager.Lockd{Client: d.host.locks, Debts: &d.host.debts, Folder: folder, Disks: s.Disks, Require: require}
 }
-
-func (l diskLocks) SetProcess(ctx context.Context, o domain.Owner, pid int32, start uint64) error {
-	return l.client.SetProcess(ctx, owner(o, pid, start))
-}
-
-func (l diskLocks) Adopt(ctx context.Context, o domain.Owner, held []domain.HeldLock) error {
-	resources := make([]lockspace.Resource, len(held))
-	files := make([]*os.File, len(held))
-	for n, h := range held {
-		resources[n] = lockspace.ForDisk(h.Lockspace, h.Disk, lockspace.Mode(h.Shared))
-		files[n] = h.File
-	}
-	_, err := l.client.Adopt(ctx, owner(o, 0, 0), resources, files)
-	return err
-}
-
-// Release frees the locks of a life. When the lock daemon is away it is noted, and done when the daemon is back.
-func (l diskLocks) Release(ctx context.Context, o domain.Owner) error {
-	ctx, cancel := context.WithTimeout(ctx, releaseWait)
-	defer cancel()
-	_, err := l.client.Release(ctx, o.UUID, o.Generation)
-	if err != nil {
-		l.debts.add(life{o.UUID, o.Generation})
-	}
-	return err
-}
-
-// releaseWait is how long the end of a guest waits for the lock daemon.
-const releaseWait = 5 * time.Second
-
-// debts are the releases that the lock daemon has not heard of.
-type debts struct {
-	mu    sync.Mutex
-	lives map[life]bool
-}
-
-func (d *debts) add(l life) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.lives == nil {
-		d.lives = map[life]bool{}
-	}
-	d.lives[l] = true
-}
-
-// pay releases what is owed; what fails again is owed still.
-func (d *debts) pay(ctx context.Context, client *lockclient.Client) {
-	d.mu.Lock()
-	lives := d.lives
-	d.lives = nil
-	d.mu.Unlock()
-	for l := range lives {
-		if _, err := client.Release(ctx, l.uuid, l.generation); err != nil {
-			d.add(l)
-		}
-	}
-}
-
-// payDebts pays until the context ends.
-func (h *Host) payDebts(ctx context.Context) error {
-	tick := time.NewTicker(payEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			h.debts.pay(ctx, h.locks)
-		}
-	}
-}
-
-// payEvery is the time between two attempts to release what is owed.
-const payEvery = time.Second
-
-// noLocks is what a host without auto_disk_leases has.
-type noLocks struct{}
-
-func (noLocks) Acquire(context.Context, domain.Owner, []domain.LockedDisk) ([]domain.HeldLock, error) {
-	return nil, nil
-}
-func (noLocks) SetProcess(context.Context, domain.Owner, int32, uint64) error { return nil }
-func (noLocks) Adopt(context.Context, domain.Owner, []domain.HeldLock) error  { return nil }
-func (noLocks) Release(context.Context, domain.Owner) error                   { return nil }
 
 // settleLocks compares what a lock daemon that has just come up knows with what lives: it hears of the guests' processes, and leases
 // of lives that never came about are freed. Leases of a process are left to the daemon, which sees the process end.
@@ -161,9 +52,7 @@ func (h *Host) settleLocks(ctx context.Context, daemon lockclient.Status) error 
 			return err
 		}
 	}
-	for _, inv := range h.inventories {
-		inv.Reaffirm(ctx)
-	}
+	h.reaffirm(ctx)
 	h.settled.Store(int64(daemon.PID))
 	return nil
 }

@@ -27,6 +27,7 @@ func (j *job) apply(c *pb.Change, liveXML string) error {
 		}
 	}
 	if liveXML != "" {
+		liveXML = j.d.keepOwn(liveXML)
 		err := j.save(&s, func(tx *catalog.Tx) error { return tx.PutLive(j.d.inv.cfg.URI, j.d.uuid, liveXML) })
 		if err != nil {
 			return err

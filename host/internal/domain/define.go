@@ -69,7 +69,12 @@ func (i *Inventory) validate(ctx context.Context, xml string, schema bool) (*pb.
 	if err := domxml.CheckName(rsp.GetSummary().GetName()); err != nil {
 		return nil, uuid.Nil, err
 	}
-	return rsp, id, nil
+	// It is the core's to act on, so no driver needs to know it.
+	action, err := domxml.OnLockFailure(xml)
+	if err == nil {
+		rsp.Xml, err = domxml.SetOnLockFailure(rsp.Xml, action)
+	}
+	return rsp, id, err
 }
 
 // Define stores a definition; flags are virDomainDefineFlags. The definition is on disk when Define returns.

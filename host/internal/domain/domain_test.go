@@ -70,7 +70,7 @@ func TestRefusals(t *testing.T) {
 		"renaming a running domain":        {func() error { return d.Rename(ctx, "three") }, verr.OperationInvalid},
 		"a name that nobody has":           {func() error { _, err := b.ByName("nobody"); return err }, verr.NoDomain},
 		"an id that nobody has":            {func() error { _, err := b.ByID(99); return err }, verr.NoDomain},
-		"a capability that is not served":  {func() error { return d.Resume(ctx) }, verr.NoSupport},
+		"a capability that is not served":  {func() error { return d.Reset(ctx) }, verr.NoSupport},
 		"autodestroy, which is not built":  {func() error { _, err := b.Create(ctx, guestXML("x"), createAutodestroy); return err }, verr.ArgumentUnsupported},
 		"metadata that is not there":       {func() error { _, err := d.Metadata(1, "", 0); return err }, verr.NoDomainMetadata},
 		"a console of an inactive domain":  {func() error { d, _ := b.ByName("two"); _, err := d.OpenConsole(ctx, "", false, false); return err }, verr.OperationInvalid},

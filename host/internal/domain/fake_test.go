@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,9 @@ type fakeDriver struct {
 	// before and after run around Start's effect; an error ends the call there.
 	before, after func(ctx context.Context) error
 	events        chan *pb.WatchEvent
+	// resumed counts the locks of each Resume; stubborn refuses it.
+	resumed  []int
+	stubborn error
 }
 
 func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
@@ -115,6 +119,18 @@ func (f *fakeDriver) Suspend(context.Context, *pb.SuspendRequest) (*pb.SuspendRe
 	}}, nil
 }
 
+func (f *fakeDriver) Resume(_ context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stubborn != nil {
+		return nil, verr.Status(f.stubborn)
+	}
+	f.resumed = append(f.resumed, len(req.Leases))
+	return &pb.ResumeResponse{Change: &pb.Change{
+		State: pb.State_STATE_RUNNING, Reason: 5, Events: []*pb.Event{lifecycle(4, 0)},
+	}}, nil
+}
+
 func (f *fakeDriver) Watch(_ *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
 	hello := &pb.WatchResponse{Message: &pb.WatchResponse_Hello{Hello: &pb.Hello{Epoch: 1}}}
 	if err := stream.Send(hello); err != nil {
@@ -157,37 +173,51 @@ type fakeLocks struct {
 	mu   sync.Mutex
 	held map[string]Owner
 	file *os.File // given with each lock
+	// state is what the last Acquire brought.
+	state []byte
 }
 
-func (l *fakeLocks) Acquire(_ context.Context, o Owner, disks []LockedDisk) ([]HeldLock, error) {
+func (l *fakeLocks) Prepare(context.Context, Owner, Wants) (Prepared, error) { return Prepared{}, nil }
+
+func (l *fakeLocks) Acquire(_ context.Context, o Owner, wants Wants) ([]HeldLock, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, d := range disks {
-		if h, ok := l.held[d.Path]; ok {
+	for _, d := range wants.Disks {
+		if h, ok := l.held[d.Path]; ok && (h.UUID != o.UUID || h.Generation != o.Generation) {
 			return nil, verr.New(verr.ResourceBusy, "%s is locked by %s", d.Path, h.Name)
 		}
 	}
+	l.state = wants.State
 	var out []HeldLock
-	for _, d := range disks {
+	for _, d := range wants.Disks {
 		l.held[d.Path] = o
-		out = append(out, HeldLock{Resource: d.Path, File: l.file})
+		out = append(out, HeldLock{Resource: d.Path, Disk: d.Path, File: l.file})
 	}
 	return out, nil
 }
 
-func (l *fakeLocks) SetProcess(context.Context, Owner, int32, uint64) error { return nil }
+func (l *fakeLocks) Claim(context.Context, Owner, Wants) error { return nil }
 
-func (l *fakeLocks) Adopt(context.Context, Owner, []HeldLock) error { return nil }
+func (l *fakeLocks) Reaffirm(context.Context, Owner, Wants, []HeldLock) ([]HeldLock, []LostLock, error) {
+	return nil, nil, nil
+}
 
-func (l *fakeLocks) Release(_ context.Context, o Owner) error {
+func (l *fakeLocks) Release(_ context.Context, o Owner, what Release) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for path, h := range l.held {
-		if h.UUID == o.UUID && h.Generation == o.Generation {
+		only := what.Only == nil
+		if !only {
+			only = slices.ContainsFunc(what.Only.Disks, func(d LockedDisk) bool { return d.Path == path })
+		}
+		if only && h.UUID == o.UUID && h.Generation == o.Generation {
 			delete(l.held, path)
 		}
 	}
-	return nil
+	if what.Suspend {
+		return []byte("state of " + o.Name), nil
+	}
+	return nil, nil
 }
 
 func (l *fakeLocks) count() int {
@@ -283,9 +313,15 @@ func (b *bench) define(name string) *Domain {
 	return d
 }
 
-func guestXML(name string) string {
-	return fmt.Sprintf(`<domain type='test'><name>%s</name><memory>1024</memory><os><type>hvm</type></os><devices>
-<disk type='file' device='disk'><source file='/images/%s'/><target dev='vda'/></disk></devices></domain>`, name, name)
+func guestXML(name string) string { return guestThat(name, "") }
+
+// guestThat is a guest with an action on the loss of a lock, or none.
+func guestThat(name, onLockFailure string) string {
+	if onLockFailure != "" {
+		onLockFailure = "<on_lockfailure>" + onLockFailure + "</on_lockfailure>"
+	}
+	return fmt.Sprintf(`<domain type='test'><name>%s</name><memory>1024</memory><os><type>hvm</type></os>%s<devices>
+<disk type='file' device='disk'><source file='/images/%s'/><target dev='vda'/></disk></devices></domain>`, name, onLockFailure, name)
 }
 
 // lifecycles reads n lifecycle events as "event/detail@id".

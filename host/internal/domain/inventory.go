@@ -87,6 +87,19 @@ func New(cfg Config) (*Inventory, error) {
 // URI is the connection in its canonical form.
 func (i *Inventory) URI() string { return i.cfg.URI }
 
+// Connection is the name that the driver knows the connection by.
+func (i *Inventory) Connection() string { return i.cfg.Connection }
+
+// Starting finds a domain whose start is under way, hidden ones included, or nil.
+func (i *Inventory) Starting(id uuid.UUID) *Domain {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	if d := i.byUUID[id]; d != nil && d.claim.Load() != nil {
+		return d
+	}
+	return nil
+}
+
 // List returns the views that pass the filter, in no order.
 func (i *Inventory) List(filter ListFlags) []View {
 	i.mu.RLock()

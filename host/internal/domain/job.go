@@ -33,6 +33,8 @@ type Domain struct {
 	state atomic.Pointer[state]
 	// folders are those of the disks as they were found last.
 	folders atomic.Pointer[diskFolders]
+	// claim is what a start under way has its driver's process claimed with.
+	claim atomic.Pointer[claim]
 	// slot holds one token while a job is under way.
 	slot chan struct{}
 	// recovered is the incarnation of the driver that has taken charge of the guest; only the job's holder touches it.

@@ -71,20 +71,34 @@ func (d *Domain) Reset(ctx context.Context) error {
 	})
 }
 
-// Suspend stops the vCPUs.
+// Suspend stops the vCPUs. The guest's locks are given up until it is resumed.
 func (d *Domain) Suspend(ctx context.Context) error {
 	return d.change(ctx, "suspend", Paused, func(ctx context.Context, c *call) (*pb.Change, error) {
 		rsp, err := c.lifecycle.Suspend(ctx, &pb.SuspendRequest{Guest: c.guest, Handle: c.handle})
 		return rsp.GetChange(), err
-	})
+	}, after{Paused, (*job).yield})
 }
 
-// Resume lets the vCPUs run again.
+// Resume takes the guest's locks, and lets its vCPUs run again. If somebody else has one of them, the guest stays as it is.
 func (d *Domain) Resume(ctx context.Context) error {
 	return d.change(ctx, "resume", Running, func(ctx context.Context, c *call) (*pb.Change, error) {
-		rsp, err := c.lifecycle.Resume(ctx, &pb.ResumeRequest{Guest: c.guest, Handle: c.handle})
+		leases, err := c.job.relock(c.state)
+		if err != nil {
+			return nil, err
+		}
+		rsp, err := c.lifecycle.Resume(ctx, &pb.ResumeRequest{Guest: c.guest, Handle: c.handle, Leases: leases})
+		if err != nil && outcomeOf(err) == refused && c.state.State == Paused {
+			now := *c.state
+			c.job.yield(&now)
+		}
 		return rsp.GetChange(), err
-	})
+	}, after{Running, (*job).forgetYield})
+}
+
+// after is what follows a change that has led to a state, whether its call was answered or the guest was looked at again.
+type after struct {
+	state State
+	do    func(*job, *state)
 }
 
 // SendKey presses keys together for holdMS milliseconds; codeset is virKeycodeSet.
@@ -107,6 +121,8 @@ func (d *Domain) InjectNMI(ctx context.Context) error {
 
 // call is what a call about a living guest is made with.
 type call struct {
+	job       *job
+	state     *state
 	lifecycle pb.LifecycleServiceClient
 	guest     *pb.Guest
 	handle    *pb.Handle
@@ -114,7 +130,9 @@ type call struct {
 
 // change runs a call that changes a living guest. If its answer is lost, the guest is looked at again: when it is then in the state
 // that was wanted the call has succeeded, else the error says that it is not known whether it happened.
-func (d *Domain) change(ctx context.Context, what string, want State, do func(context.Context, *call) (*pb.Change, error)) error {
+func (d *Domain) change(
+	ctx context.Context, what string, want State, do func(context.Context, *call) (*pb.Change, error), then ...after,
+) error {
 	j, err := d.begin(ctx, what)
 	if err != nil {
 		return err
@@ -124,7 +142,24 @@ func (d *Domain) change(ctx context.Context, what string, want State, do func(co
 	if err != nil {
 		return err
 	}
-	change, err := do(j.ctx, &call{pb.NewLifecycleServiceClient(d.inv.cfg.Plugin), s.guest(d.inv.cfg.Connection), s.handle})
+	err = j.try(what, s, want, do)
+	if err != nil {
+		return err
+	}
+	for _, a := range then {
+		if now := *d.state.Load(); now.phase == catalog.Active && now.State == a.state {
+			a.do(j, &now)
+		}
+	}
+	return nil
+}
+
+// try makes the call of a change, and finds out what became of it if its answer is lost.
+func (j *job) try(what string, s *state, want State, do func(context.Context, *call) (*pb.Change, error)) error {
+	d := j.d
+	change, err := do(j.ctx, &call{
+		job: j, state: s, lifecycle: pb.NewLifecycleServiceClient(d.inv.cfg.Plugin), guest: s.guest(d.inv.cfg.Connection), handle: s.handle,
+	})
 	if err == nil {
 		return j.apply(change, "")
 	}

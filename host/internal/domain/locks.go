@@ -2,29 +2,29 @@ package domain
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
 	"os"
-	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/sdk/domxml"
-	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
-// Locks keeps two guests from writing one disk. A lock belongs to one life of a guest: (UUID, generation).
+// Locks keeps two guests from using one disk: the lock daemon, or another lock manager. A lock belongs to one life of a guest, told by
+// UUID and generation. Every call may be repeated.
 type Locks interface {
-	// Acquire takes all locks or none. A lock that somebody else holds is an error of code ResourceBusy that names the holder.
-	Acquire(ctx context.Context, owner Owner, disks []LockedDisk) ([]HeldLock, error)
-	// SetProcess says which process holds the locks from now on, so that its end frees them.
-	SetProcess(ctx context.Context, owner Owner, pid int32, startTime uint64) error
-	// Adopt tells a lock daemon that has come back of locks that are still held by these descriptors, or by nobody.
-	Adopt(ctx context.Context, owner Owner, held []HeldLock) error
-	// Release frees the locks of one life; freeing none is a success.
-	Release(ctx context.Context, owner Owner) error
+	// Prepare checks that the locks can be had, and takes none. What cannot be locked is an error of code ConfigUnsupported.
+	Prepare(ctx context.Context, owner Owner, wants Wants) (Prepared, error)
+	// Acquire takes all locks or none. One that somebody else holds is an error of code ResourceBusy that names the holder. It is not
+	// called for an owner without a process where Prepare has asked for a claim.
+	Acquire(ctx context.Context, owner Owner, wants Wants) ([]HeldLock, error)
+	// Claim says which process holds the locks from now on, so that its end frees them, and takes those that need one.
+	Claim(ctx context.Context, owner Owner, wants Wants) error
+	// Reaffirm tells a lock manager that has come back of a guest that lives, with the descriptors that are held for one without a
+	// process. It returns duplicates that are to be held from now on, or nil to keep those, and the locks that are lost.
+	Reaffirm(ctx context.Context, owner Owner, wants Wants, held []HeldLock) (again []HeldLock, lost []LostLock, err error)
+	// Release frees locks of one life; freeing none is a success. It returns what Acquire wants when a suspended guest goes on.
+	Release(ctx context.Context, owner Owner, what Release) (state []byte, err error)
 }
 
 // Owner is one life of a guest.
@@ -33,7 +33,25 @@ type Owner struct {
 	Name       string
 	ID         int32
 	Generation uint64
+	// PID and StartTime are its process on this machine, or zero.
+	PID       int32
+	StartTime uint64
+	// URI is the connection.
+	URI string
 }
+
+// Wants is what a guest needs locked.
+type Wants struct {
+	Disks  []LockedDisk
+	Leases []NamedLease
+	// OnFailure is what happens to the guest when one of them is lost.
+	OnFailure lockv1.Action
+	// State is what Release returned when the guest was suspended.
+	State []byte
+}
+
+// none reports that there is nothing to lock.
+func (w Wants) none() bool { return len(w.Disks)+len(w.Leases) == 0 }
 
 // LockedDisk is a disk that a guest must not share with a stranger.
 type LockedDisk struct {
@@ -45,13 +63,45 @@ type LockedDisk struct {
 	Shared bool
 }
 
+// NamedLease is a <lease> of the definition.
+type NamedLease struct {
+	Lockspace, Key, Path string
+	// Offset in bytes.
+	Offset uint64
+}
+
+// Prepared says how a guest is to be started.
+type Prepared struct {
+	// Registrations are connections that its process must make first.
+	Registrations []*lockv1.Registration
+	// Claim: its process must be claimed before it opens anything.
+	Claim bool
+}
+
+// Release says which locks end, and whether the guest will want them again.
+type Release struct {
+	// Only are the ones, nil for all.
+	Only *Wants
+	// Suspend: the guest is suspended.
+	Suspend bool
+}
+
 // HeldLock is a lock with a duplicate of its descriptor, which the caller closes.
 type HeldLock struct {
 	Lockspace, Resource string
 	Shared              bool
 	// Disk is the image that the lock stands for.
 	Disk string
+	// File is nil where the lock has no descriptor.
 	File *os.File
+}
+
+// LostLock is a lock that is not held any more.
+type LostLock struct {
+	// Path is the image, or the file of a lease.
+	Path string
+	// Detail says why, and who has it.
+	Detail string
 }
 
 // FileSender hands a descriptor to the driver under a token of 16 bytes.
@@ -60,152 +110,41 @@ type FileSender interface {
 }
 
 func (d *Domain) owner(s *state) Owner {
-	return Owner{UUID: d.uuid, Name: s.Name, ID: s.reservedID, Generation: s.Generation}
-}
-
-// lease takes the locks of a guest's disks.
-func (j *job) lease(s *state, disks []LockedDisk) error {
-	if len(disks) == 0 {
-		return nil
-	}
-	held, err := j.d.inv.cfg.Locks.Acquire(j.ctx, j.d.owner(s), disks)
-	if err != nil {
-		return err
-	}
-	j.d.leases = held
-	return nil
-}
-
-// handWait bounds the wait for a driver that is to take descriptors.
-const handWait = 20 * time.Second
-
-// hand gives the driver's present process the descriptors of the guest's locks.
-func (j *job) hand() ([]*pb.Lease, error) {
-	ctx, cancel := context.WithTimeout(j.ctx, handWait)
-	defer cancel()
-	leases := make([]*pb.Lease, len(j.d.leases))
-	for n, h := range j.d.leases {
-		leases[n] = &pb.Lease{Lockspace: h.Lockspace, Resource: h.Resource, Shared: h.Shared}
-		if h.File == nil {
-			continue
-		}
-		leases[n].Token = make([]byte, 16)
-		rand.Read(leases[n].Token) // never fails
-		if err := j.d.inv.cfg.Files.SendFile(ctx, leases[n].Token, h.File); err != nil {
-			return nil, fmt.Errorf("hand lock of %q to driver: %w", h.Resource, err)
-		}
-	}
-	return leases, nil
-}
-
-// settleLeases gives the locks to the guest's process, or keeps duplicates for a guest without one.
-func (j *job) settleLeases(ctx context.Context, s *state) {
-	if len(j.d.leases) == 0 || s.PID == 0 {
-		return
-	}
-	if err := j.d.inv.cfg.Locks.SetProcess(ctx, j.d.owner(s), s.PID, s.handle.GetStartTime()); err != nil {
-		j.d.inv.cfg.Log.Warn("lock daemon was not told of the guest's process", "guest", s.Name, "error", err)
-		return
-	}
-	j.closeLeases()
-}
-
-// reaffirmWait is how long a job under way may keep its guest's locks from being reaffirmed.
-const reaffirmWait = 2 * time.Second
-
-// Reaffirm tells a lock daemon that has come back which processes hold the locks of the connection's guests, and hands it the
-// descriptors of guests without one.
-func (i *Inventory) Reaffirm(ctx context.Context) {
-	var g errgroup.Group
-	g.SetLimit(recoverers)
-	for _, d := range i.all() {
-		if d.state.Load().phase == catalog.Inactive {
-			continue
-		}
-		g.Go(func() error {
-			wait, cancel := context.WithTimeout(ctx, reaffirmWait)
-			defer cancel()
-			j, err := d.begin(wait, "lock")
-			if err != nil {
-				return nil // gone, or its own job tells the daemon
-			}
-			defer j.end()
-			j.reaffirm(ctx)
-			return nil
-		})
-	}
-	_ = g.Wait()
-}
-
-func (j *job) reaffirm(ctx context.Context) {
-	s := j.d.state.Load()
-	var err error
-	switch {
-	case s.phase != catalog.Active:
-	case s.PID != 0:
-		err = j.d.inv.cfg.Locks.SetProcess(ctx, j.d.owner(s), s.PID, s.handle.GetStartTime())
-	case len(j.d.leases) > 0:
-		err = j.d.inv.cfg.Locks.Adopt(ctx, j.d.owner(s), j.d.leases)
-	default:
-		err = j.relet(ctx, s)
-	}
-	if err != nil {
-		j.d.inv.cfg.Log.Warn("lock daemon was not told of the guest", "guest", s.Name, "error", err)
+	return Owner{
+		UUID: d.uuid, Name: s.Name, ID: s.reservedID, Generation: s.Generation, PID: s.PID,
+		StartTime: s.handle.GetStartTime(), URI: d.inv.cfg.URI,
 	}
 }
 
-// relet gets duplicates of the locks of a guest without a process, which a core that was restarted does not have: should the lock daemon
-// die next, they are what keeps the locks.
-func (j *job) relet(ctx context.Context, s *state) error {
-	xml, err := j.d.text(s, true)
-	if err != nil {
-		return err
-	}
-	disks, err := lockedDisks(xml)
-	if err != nil || len(disks) == 0 {
-		return err
-	}
-	j.d.leases, err = j.d.inv.cfg.Locks.Acquire(ctx, j.d.owner(s), disks)
-	return err
-}
-
-// unlease frees the locks of one life. A lock daemon that is away frees them when it is back and asks what is still in use.
-func (j *job) unlease(s *state) {
-	j.closeLeases()
-	ctx, cancel := detached(j.ctx)
-	defer cancel()
-	if err := j.d.inv.cfg.Locks.Release(ctx, j.d.owner(s)); err != nil {
-		j.d.inv.cfg.Log.Warn("locks of an ended guest are still held", "guest", s.Name, "gen", s.Generation, "error", err)
-	}
-}
-
-func (j *job) closeLeases() {
-	for _, h := range j.d.leases {
-		if h.File != nil {
-			h.File.Close()
-		}
-	}
-	j.d.leases = nil
-}
-
-// lockedDisks lists the disks of a definition that need a lock.
-func lockedDisks(xml string) ([]LockedDisk, error) {
+// wantsOf lists what a definition needs locked.
+func wantsOf(xml string) (Wants, error) {
 	def, err := domxml.Parse(xml)
 	if err != nil {
-		return nil, err
+		return Wants{}, err
 	}
-	var disks []LockedDisk
+	action, err := domxml.OnLockFailure(xml)
+	if err != nil {
+		return Wants{}, err
+	}
+	w := Wants{OnFailure: lockActions[action]}
 	for _, d := range domxml.WritableDisks(def) {
-		disks = append(disks, LockedDisk{Target: d.Target, Path: d.Path, Shared: d.Shareable})
+		w.Disks = append(w.Disks, LockedDisk{Target: d.Target, Path: d.Path, Shared: d.Shareable})
 	}
-	return disks, nil
+	if def.Devices == nil {
+		return w, nil
+	}
+	for _, l := range def.Devices.Leases {
+		named := NamedLease{Lockspace: l.Lockspace, Key: l.Key}
+		if l.Target != nil {
+			named.Path, named.Offset = l.Target.Path, l.Target.Offset
+		}
+		w.Leases = append(w.Leases, named)
+	}
+	return w, nil
 }
 
-// resolved tells the driver the images of the disks.
-func resolved(disks []LockedDisk) []*pb.Disk {
-	out := make([]*pb.Disk, len(disks))
-	for n, d := range disks {
-		out[n] = &pb.Disk{Target: d.Target, Path: d.Path}
-	}
-	return out
+// lockActions are the values of <on_lockfailure>.
+var lockActions = map[string]lockv1.Action{
+	"poweroff": lockv1.Action_ACTION_POWEROFF, "restart": lockv1.Action_ACTION_RESTART,
+	"pause": lockv1.Action_ACTION_PAUSE, "ignore": lockv1.Action_ACTION_IGNORE,
 }

@@ -122,28 +122,21 @@ func (j *job) found(s *state, rsp *pb.RecoverResponse, known string) error {
 		}
 	}
 	liveXML := rsp.LiveXml
-	if liveXML == known {
+	if j.d.keepOwn(liveXML) == known {
 		liveXML = ""
 	}
 	return j.apply(rsp.Change, liveXML)
 }
 
-// Lives is one life of a guest that should go on, for the lock daemon to know whose locks are still needed.
-type Life struct {
-	Owner
-	PID       int32
-	StartTime uint64
-}
-
-// Lives lists the guests that live or may live.
-func (i *Inventory) Lives() []Life {
-	var lives []Life
+// Lives lists the guests that live or may live, for the lock daemon to know whose locks are still needed.
+func (i *Inventory) Lives() []Owner {
+	var lives []Owner
 	for _, d := range i.all() {
 		s := d.state.Load()
 		if s.phase == catalog.Inactive {
 			continue
 		}
-		lives = append(lives, Life{Owner: d.owner(s), PID: s.PID, StartTime: s.handle.GetStartTime()})
+		lives = append(lives, d.owner(s))
 	}
 	return lives
 }

@@ -35,20 +35,25 @@ func (d *Domain) Start(ctx context.Context, flags uint32) error {
 // with the definition's summary in it.
 func (j *job) start(s *state, xml string, flags uint32) error {
 	i := j.d.inv
-	disks, err := lockedDisks(xml)
+	wants, err := wantsOf(xml)
 	if err != nil {
 		return err
 	}
 	s.Generation++
 	s.reservedID = i.takeID()
-	s.phase, s.paused, s.handle, s.PID = catalog.Starting, flags&createPaused != 0, nil, 0
+	s.phase, s.paused, s.handle, s.PID, s.lockState = catalog.Starting, flags&createPaused != 0, nil, 0, nil
 	if err := j.save(s, func(tx *catalog.Tx) error { return j.intend(tx, s, xml) }); err != nil {
 		return err
 	}
-	if err := j.lease(s, disks); err != nil {
+	j.d.claim.Store(&claim{j.d.owner(s), wants})
+	defer j.d.claim.Store(nil)
+	prepared, err := j.lease(s, wants)
+	if err != nil {
 		return errors.Join(err, j.abandon(s))
 	}
-	rsp, err := j.bringUp(s, xml, disks)
+	rsp, err := j.bringUp(s, xml, &pb.Resolved{
+		Cgroup: i.cgroup(s), Disks: resolved(wants.Disks), Registrations: prepared.Registrations, Claim: prepared.Claim,
+	})
 	if err == nil {
 		j.d.recovered = i.cfg.Incarnation()
 		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
@@ -65,17 +70,15 @@ const maxHandings = 3
 
 // bringUp hands the driver the locks and has it start the guest. A process that took the descriptors and died before it was told to start
 // has a successor without them, which refuses: it is given them in its turn.
-func (j *job) bringUp(s *state, xml string, disks []LockedDisk) (rsp *pb.StartResponse, err error) {
+func (j *job) bringUp(s *state, xml string, with *pb.Resolved) (rsp *pb.StartResponse, err error) {
 	i := j.d.inv
 	for range maxHandings {
 		incarnation := i.cfg.Incarnation()
-		var leases []*pb.Lease
-		if leases, err = j.hand(); err != nil {
+		if with.Leases, err = j.hand(j.d.leases); err != nil {
 			continue
 		}
 		rsp, err = i.driver.Start(j.ctx, &pb.StartRequest{
-			Guest: s.guest(i.cfg.Connection), Xml: xml, Id: s.reservedID, Paused: s.paused,
-			Resolved: &pb.Resolved{Cgroup: i.cgroup(s), Leases: leases, Disks: resolved(disks)},
+			Guest: s.guest(i.cfg.Connection), Xml: xml, Id: s.reservedID, Paused: s.paused, Resolved: with,
 		})
 		if err == nil || outcomeOf(err) != refused || incarnation == i.cfg.Incarnation() {
 			break
@@ -115,7 +118,8 @@ func (j *job) started(s *state, st *started) error {
 	ctx, cancel := detached(j.ctx)
 	defer cancel()
 	j.settleLeases(ctx, s)
-	err := j.save(s, func(tx *catalog.Tx) error { return tx.PutLive(i.cfg.URI, j.d.uuid, st.liveXML) })
+	live := j.d.keepOwn(st.liveXML)
+	err := j.save(s, func(tx *catalog.Tx) error { return tx.PutLive(i.cfg.URI, j.d.uuid, live) })
 	if err != nil {
 		i.cfg.Log.Error("running guest could not be recorded", "guest", s.Name, "gen", s.Generation, "error", err)
 		j.d.show(s)

@@ -18,6 +18,8 @@ type state struct {
 	seed       bool
 	hasSecrets bool
 	handle     *pb.Handle
+	// lockState is what the lock manager wants when a suspended guest goes on.
+	lockState []byte
 	// hidden: a definition is being made and not yet on disk.
 	hidden bool
 	// gone: the domain was removed; whoever still holds it gets NoDomain.
@@ -32,7 +34,7 @@ func (s *state) record() *catalog.Domain {
 			Title: s.Title, OSType: s.OSType, MaxMemoryKiB: s.MaxMemoryKiB, MemoryKiB: s.MemoryKiB,
 			MaxVCPUs: s.MaxVCPUs, VCPUs: s.VCPUs, HasSecrets: s.hasSecrets,
 		},
-		Generation: s.Generation, Phase: s.phase, Paused: s.paused,
+		Generation: s.Generation, Phase: s.phase, Paused: s.paused, LockState: s.lockState,
 	}
 	if s.phase != catalog.Inactive {
 		r.ID = s.reservedID
@@ -55,6 +57,7 @@ func fromRecord(r *catalog.Domain) state {
 			MaxVCPUs: r.Summary.MaxVCPUs, VCPUs: r.Summary.VCPUs, Generation: r.Generation,
 		},
 		phase: r.Phase, paused: r.Paused, seed: r.Seed, hasSecrets: r.Summary.HasSecrets,
+		lockState: r.LockState,
 	}
 	if h := r.Handle; h != nil {
 		s.handle = &pb.Handle{Version: h.Version, Data: h.Data, Pid: h.PID, StartTime: h.StartTime, Cgroup: h.Cgroup}

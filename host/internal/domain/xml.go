@@ -2,6 +2,7 @@ package domain
 
 import (
 	"context"
+	"strings"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/sdk/domxml"
@@ -57,6 +58,23 @@ func (d *Domain) text(s *state, live bool) (string, error) {
 		return "", verr.New(verr.NoDomain, "no domain with matching uuid '%s'", d.uuid)
 	}
 	return xml, nil
+}
+
+// keepOwn puts into a driver's new live definition what is the core's own in the present one: the action on the loss of a lock.
+func (d *Domain) keepOwn(live string) string {
+	now, err := d.inv.cfg.Catalog.Live(d.inv.cfg.URI, d.uuid)
+	if err != nil || live == "" || !strings.Contains(now, "<on_lockfailure>") {
+		return live
+	}
+	action, err := domxml.OnLockFailure(now)
+	if err == nil {
+		now, err = domxml.SetOnLockFailure(live, action)
+	}
+	if err != nil {
+		d.inv.cfg.Log.Warn("live definition cannot be completed", "guest", d.View().Name, "error", err)
+		return live
+	}
+	return now
 }
 
 // impact resolves virDomainModificationImpact for a domain's present state.

@@ -23,6 +23,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/host/internal/images"
+	"github.com/lodgevirt/lodge/host/internal/lockmanager"
 	"github.com/lodgevirt/lodge/host/internal/node"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
@@ -113,15 +114,9 @@ func lifecycle(ev, detail int32) *pb.Event {
 	return &pb.Event{Event: &pb.Event_Lifecycle{Lifecycle: &pb.LifecycleEvent{Event: ev, Detail: detail}}}
 }
 
-type noLocks struct{}
+type noFiles struct{}
 
-func (noLocks) Acquire(context.Context, domain.Owner, []domain.LockedDisk) ([]domain.HeldLock, error) {
-	return nil, nil
-}
-func (noLocks) SetProcess(context.Context, domain.Owner, int32, uint64) error { return nil }
-func (noLocks) Adopt(context.Context, domain.Owner, []domain.HeldLock) error  { return nil }
-func (noLocks) Release(context.Context, domain.Owner) error                   { return nil }
-func (noLocks) SendFile(context.Context, []byte, *os.File) error              { return nil }
+func (noFiles) SendFile(context.Context, []byte, *os.File) error { return nil }
 
 // bench is a server with a core and a driver behind it, on a read-write and a read-only socket.
 type bench struct {
@@ -158,7 +153,7 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	t.Cleanup(func() { _ = cat.Close() })
 	b.domains, err = domain.New(domain.Config{
 		URI: "test:///default", Connection: "default", Driver: "test", Plugin: conn, Incarnation: func() uint64 { return 1 },
-		Files: noLocks{}, Catalog: cat, Events: b.bus, Locks: noLocks{}, Log: hclog.NewNullLogger(),
+		Files: noFiles{}, Catalog: cat, Events: b.bus, Locks: lockmanager.None{}, Log: hclog.NewNullLogger(),
 		ProcessCPUTime: func(int32, uint64) (uint64, error) { return 0, nil },
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
 // Kinds of domain events, virDomainEventID.
@@ -95,6 +96,8 @@ func translate(ev event.Event) []translated {
 		return one(eventWatchdog, &libvirt.DomainEventWatchdogMsg{Dom: dom, Action: e.Watchdog.Action})
 	case *pb.Event_IoError:
 		return ioError(dom, e.IoError)
+	case *pb.Event_LeaseLost:
+		return leaseLost(dom, e.LeaseLost)
 	case *pb.Event_Graphics:
 		return one(eventGraphics, graphics(dom, e.Graphics))
 	case *pb.Event_TrayChange:
@@ -135,6 +138,29 @@ func ioError(dom libvirt.Domain, e *pb.IOErrorEvent) []translated {
 	return append(plain, one(eventIOErrorReason, &libvirt.DomainEventIOErrorReasonMsg{
 		Dom: dom, SrcPath: e.Path, DevAlias: e.Alias, Action: e.Action, Reason: e.Reason,
 	})...)
+}
+
+// leaseLostReason is the reason of the I/O error that stands for a lost lock: libvirt has no event of its own for it.
+const leaseLostReason = "lease-lost"
+
+// Actions of libvirt's I/O error events, virDomainEventIOErrorAction.
+const (
+	ioErrorNone   = 0
+	ioErrorPause  = 1
+	ioErrorReport = 2
+)
+
+// leaseLost tells of a lost lock as of an error of the disk.
+func leaseLost(dom libvirt.Domain, e *pb.LeaseLostEvent) []translated {
+	action := int32(ioErrorReport)
+	switch e.Action {
+	case lockv1.Action_ACTION_PAUSE:
+		action = ioErrorPause
+	case lockv1.Action_ACTION_IGNORE:
+		action = ioErrorNone
+	case lockv1.Action_ACTION_UNSPECIFIED, lockv1.Action_ACTION_POWEROFF, lockv1.Action_ACTION_RESTART:
+	}
+	return ioError(dom, &pb.IOErrorEvent{Path: e.Path, Alias: e.Target, Action: action, Reason: leaseLostReason})
 }
 
 func graphics(dom libvirt.Domain, e *pb.GraphicsEvent) *libvirt.DomainEventGraphicsMsg {

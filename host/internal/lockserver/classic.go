@@ -122,13 +122,10 @@ func (c *classic) register(_ context.Context, r *request) error {
 	if r.owner.ID == 0 {
 		return verr.New(verr.OperationInvalid, "a lock owner needs an id").In(verr.FromRPC)
 	}
-	id := process.ID{PID: int32(r.owner.PID)}
-	if found, err := process.Find(id.PID); err == nil {
-		id = found
-	}
 	c.registered = true
 	c.owner = leases.Owner{
-		UUID: r.owner.UUID, Name: strings.ToValidUTF8(r.owner.Name, "?"), ID: r.owner.ID, Classic: true, Process: id,
+		UUID: r.owner.UUID, Name: strings.ToValidUTF8(r.owner.Name, "?"), ID: r.owner.ID, Classic: true,
+		Process: processOf(int64(r.owner.PID)),
 	}
 	return nil
 }

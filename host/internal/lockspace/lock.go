@@ -227,7 +227,8 @@ func (l *Lock) Keep(keep bool) error {
 func (l *Lock) Others() []int { return held.others(l.file) }
 
 // Release drops the lock, for all duplicates of the descriptor too, and closes it. The file of a temporary resource is removed
-// while it is still locked, unless others share it, so that nobody can lock a file that has lost its name.
+// while it is still locked, unless others share it, so that nobody can lock a file that has lost its name. A lock that was never
+// duplicated is dropped by the close alone; a child that this process has just forked may keep it until it executes its program.
 func (l *Lock) Release() error {
 	if l.kind == POSIX && !held.last(l.file) {
 		// The process has one lock of the file, however many descriptors; it is dropped with the last of them.

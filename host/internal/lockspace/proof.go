@@ -75,15 +75,20 @@ func readInfo(path string) (c carried, ok bool) {
 	return parseInfo(text[:n])
 }
 
-// Carrier is a descriptor of a process that carries an OFD lock.
+// Carrier is a descriptor of a process that carries an OFD lock, or that is the only one that can.
 type Carrier struct {
 	FD   int
-	Mode Mode
 	File FileID
+	// known says that the kernel lists the lock with it, in the mode.
+	known bool
+	mode  Mode
 }
 
-// Carriers looks once at all descriptors of a process and returns those that carry an OFD lock on one of the files. It may fail with an
-// error of the system, such as no permission to look into the process.
+// Has reports whether the carrier can have a lock in a mode.
+func (c Carrier) Has(m Mode) bool { return !c.known || c.mode == m }
+
+// Carriers looks once at all descriptors of a process and returns those that carry an OFD lock on one of the files, or are the only one of
+// a file and may: Lock is the proof. It may fail with an error of the system, such as no permission to look into the process.
 func Carriers(p *process.Process, files map[FileID]bool) ([]Carrier, error) {
 	proc := "/proc/" + strconv.Itoa(int(p.ID().PID))
 	dir, err := os.Open(proc + "/fd")
@@ -99,7 +104,7 @@ func Carriers(p *process.Process, files map[FileID]bool) ([]Carrier, error) {
 	if !ok {
 		return nil, fmt.Errorf("look for locks in process %d: %w", p.ID().PID, os.ErrClosed)
 	}
-	var out []Carrier
+	found := map[FileID][]Carrier{}
 	for _, name := range names {
 		// The guest's files may lie on a server that does not answer, so nobody is asked but the kernel.
 		var st unix.Statx_t
@@ -107,15 +112,30 @@ func Carriers(p *process.Process, files map[FileID]bool) ([]Carrier, error) {
 			continue
 		}
 		id := FileID{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}
-		fd, err := strconv.Atoi(name)
-		if !files[id] || err != nil {
-			continue
-		}
-		if c, ok := readInfo(proc + "/fdinfo/" + name); ok && c.kind == OFD {
-			out = append(out, Carrier{FD: fd, Mode: c.mode, File: id})
+		if fd, err := strconv.Atoi(name); err == nil && files[id] {
+			found[id] = append(found[id], Carrier{FD: fd, File: id})
 		}
 	}
+	var out []Carrier
+	for _, some := range found {
+		if len(some) > 1 {
+			some = prefer(some, proc)
+		}
+		out = append(out, some...)
+	}
 	return out, nil
+}
+
+// prefer returns those that the kernel lists a lock with.
+func prefer(some []Carrier, proc string) []Carrier {
+	var out []Carrier
+	for _, c := range some {
+		if lock, ok := readInfo(proc + "/fdinfo/" + strconv.Itoa(c.FD)); ok && lock.kind == OFD {
+			c.known, c.mode = true, lock.mode
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // Lock takes the lock back from the process by a duplicate of the descriptor, and proves on it that it is the lock of that file in the
@@ -144,7 +164,7 @@ func FromProcess(p *process.Process, r Resource, file FileID) (*Lock, error) {
 		return nil, err
 	}
 	for _, c := range all {
-		if c.Mode != r.Mode {
+		if !c.Has(r.Mode) {
 			continue
 		}
 		if l, err := c.Lock(p, r); !errors.Is(err, ErrNoLock) {

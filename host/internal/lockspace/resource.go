@@ -72,10 +72,28 @@ func ForDisk(lockspace, path string, mode Mode) Resource {
 
 // Path returns the file that carries the lock.
 func (r Resource) Path() string {
-	if r.Lockspace == "" {
+	switch {
+	case r.Lockspace == "" && isClean(r.Name):
+		return r.Name
+	case r.Lockspace == "":
 		return filepath.Clean(r.Name)
+	case isClean(r.Lockspace) && isSimple(r.Name):
+		return r.Lockspace + "/" + r.Name
 	}
 	return filepath.Join(r.Lockspace, r.Name)
+}
+
+// isClean reports whether an absolute path is as short as it can be. Some that are get no for an answer.
+func isClean(path string) bool {
+	if path == "" || path[0] != '/' || path[len(path)-1] == '/' {
+		return false
+	}
+	return !strings.Contains(path, "//") && !strings.Contains(path, "/.")
+}
+
+// isSimple reports whether a name is that of a file in a folder. Some that are get no for an answer.
+func isSimple(name string) bool {
+	return name != "" && name[0] != '.' && strings.IndexByte(name, '/') < 0
 }
 
 // String returns the disk if it is known, else the path.
@@ -101,6 +119,8 @@ func (r Resource) Check() error {
 		return nil
 	case !filepath.IsAbs(r.Lockspace):
 		return fmt.Errorf("check lockspace %q: path is not absolute: %w", r.Lockspace, ErrName)
+	case isSimple(r.Name):
+		return nil
 	case !filepath.IsLocal(r.Name) || filepath.Clean(r.Name) == ".":
 		return fmt.Errorf("check resource %q: leads out of its lockspace: %w", r.Name, ErrName)
 	}

@@ -34,8 +34,13 @@ const (
 // Kind is what a plugin is.
 type Kind string
 
-// KindHypervisor is a plugin that serves hypervisor.v1.
-const KindHypervisor Kind = "hypervisor"
+// The kinds of plugin.
+const (
+	// KindHypervisor serves hypervisor.v1.
+	KindHypervisor Kind = "hypervisor"
+	// KindLock is a lock manager: it serves lock.v1.
+	KindLock Kind = "lock"
+)
 
 // Inventory says who keeps definitions.
 type Inventory string
@@ -185,20 +190,39 @@ func parse(path string, data []byte) (*Manifest, error) {
 	return m, nil
 }
 
+// rule is what must not be true of a manifest, and what to say if it is.
+type rule struct {
+	wrong bool
+	say   string
+}
+
 // check refuses what the core could not work with.
 func (m *Manifest) check() error {
 	m.SHA256 = strings.ToLower(m.SHA256)
-	rules := []struct {
-		wrong bool
-		say   string
-	}{
+	rules := []rule{
 		{!validName.MatchString(m.Name), "name must be of a-z, 0-9 and -, at most 32 bytes"},
 		{m.Version == "" || len(m.Version) > maxText, "version is missing or too long"},
 		{m.Binary == "" || len(m.Binary) > 4096, "binary is missing or too long"},
 		{!filepath.IsAbs(m.Binary) && m.Binary != filepath.Base(m.Binary), "binary must be a file name or an absolute path"},
-		{m.Kind != KindHypervisor, `kind must be "hypervisor"`},
+		{m.Kind != KindHypervisor && m.Kind != KindLock, `kind must be "hypervisor" or "lock"`},
 		{len(m.Protocol) == 0 || len(m.Protocol) > maxList, "protocol must name the versions of the contract, for example [1]"},
 		{slices.ContainsFunc(m.Protocol, func(v int) bool { return v < 1 }), "protocol has a version below 1"},
+		{m.SHA256 != "" && !validSHA256.MatchString(m.SHA256), "sha256 must be 64 hexadecimal digits"},
+	}
+	if m.Kind == KindHypervisor {
+		rules = append(rules, m.hypervisorRules()...)
+	}
+	for _, r := range rules {
+		if r.wrong {
+			return errors.New(r.say)
+		}
+	}
+	return nil
+}
+
+// hypervisorRules are those about the keys that only a hypervisor's driver has.
+func (m *Manifest) hypervisorRules() []rule {
+	return []rule{
 		{len(m.Schemes) == 0 || len(m.Schemes) > maxList, `schemes must name URI schemes, for example ["qemu"]`},
 		{slices.ContainsFunc(m.Schemes, func(s string) bool { return !validScheme.MatchString(s) }), "schemes has a wrong name"},
 		{len(m.Connections) > maxList, "connections are too many"},
@@ -210,14 +234,7 @@ func (m *Manifest) check() error {
 		{m.Inventory != InventoryCore && m.Inventory != InventoryDriver, `inventory must be "core" or "driver"`},
 		{m.Disks != DisksLocal && m.Disks != DisksElsewhere, `disks must be "local" or "elsewhere"`},
 		{m.ErrorDomain < 1 || m.ErrorDomain > maxDomain, "error_domain must be one of libvirt's, 1 to 72"},
-		{m.SHA256 != "" && !validSHA256.MatchString(m.SHA256), "sha256 must be 64 hexadecimal digits"},
 	}
-	for _, r := range rules {
-		if r.wrong {
-			return errors.New(r.say)
-		}
-	}
-	return nil
 }
 
 // decode reads TOML strictly; its errors name file, line and key.

@@ -208,3 +208,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestLockManagerNeedsNoScheme(t *testing.T) {
+	const text = "name = \"etcd\"\nversion = \"1.0.0\"\nbinary = \"lodge-plugin-etcd\"\nkind = \"lock\"\nprotocol = [1]\n"
+	path := filepath.Join(t.TempDir(), "etcd.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := Read(path)
+	if err != nil || m.Kind != KindLock || len(m.Schemes) != 0 {
+		t.Errorf("manifest is %+v, error %v", m, err)
+	}
+}

@@ -93,10 +93,27 @@ func write(f *os.File) error {
 	return f.Chmod(fileMode)
 }
 
-// Keep leaves the descriptor open in the program that follows by execve, which keeps the lock.
-func (f *File) Keep() error {
-	_, err := unix.FcntlInt(f.file.Fd(), unix.F_SETFD, 0)
-	return err
+// Descriptor is the number of the descriptor that has to stay open. A program that leaves it to the one that follows by execve leaves the
+// lock to it too, without a moment in which nobody has it.
+func (f *File) Descriptor() int { return int(f.file.Fd()) }
+
+// Inherit claims the file again in the program that follows, by the descriptor that was left to it. Where that is not the file any more, or
+// there is none, it is Claim.
+func Inherit(path string, fd int) (*File, error) {
+	var left, now unix.Stat_t
+	if fd < 0 || unix.Fstat(fd, &left) != nil || unix.Stat(path, &now) != nil || left.Dev != now.Dev || left.Ino != now.Ino {
+		return Claim(path)
+	}
+	unix.CloseOnExec(fd)
+	f := &File{file: os.NewFile(uintptr(fd), path)}
+	err := lock(f.file)
+	if err == nil {
+		err = write(f.file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("claim pid file %q again: %w", path, err)
+	}
+	return f, nil
 }
 
 // Release removes the file and gives up the lock.

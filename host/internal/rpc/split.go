@@ -37,3 +37,21 @@ func Split(b []byte) (f Frame, fds, size int, err error) {
 	f.Payload = f.Payload[4:]
 	return f, fds, size + fds, nil
 }
+
+// Missing returns how many bytes are missing for the first frame in b to be whole, as far as can be told: of a frame whose length is not
+// known yet, those of the length. It is 0 for a whole frame, and for what is none.
+func Missing(b []byte) int {
+	_, _, size, err := Split(b)
+	switch {
+	case err != nil || size > 0:
+		return 0
+	case len(b) < lengthSize:
+		return lengthSize - len(b)
+	}
+	whole, _ := frameSize(binary.BigEndian.Uint32(b))
+	if len(b) < whole {
+		return whole - len(b)
+	}
+	count := binary.BigEndian.Uint32(b[lengthSize+HeaderSize:])
+	return whole + int(count) - len(b)
+}

@@ -2,10 +2,20 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/host/internal/rpc"
+)
+
+const (
+	// drainPatience is how long Freeze waits for clients that are within a frame or do not read.
+	drainPatience = 300 * time.Millisecond
+	// drainStep bounds how long it waits for one thing, in milliseconds.
+	drainStep = 20
 )
 
 // Frozen is what a service is while the hub is frozen.
@@ -44,26 +54,25 @@ type Chunk struct {
 	FD    int
 }
 
-// Freeze stops everything: nothing is read, and the calls under way are waited for. If the context ends first, everything goes on and an
-// error is returned. Otherwise nothing happens until Thaw; what is returned stays the hub's.
+// Freeze stops everything: nobody is read any more, and what has been read is dealt with. Calls under way are waited for; if the context ends
+// first, everything goes on and an error is returned. Clients within a frame, and those that have not read their answers, have a moment
+// to go on; what is left then is in In and Out. After Freeze nothing happens until Thaw, and what was returned stays the hub's.
 func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
 	frozen := make(chan struct{})
-	h.post(func() { h.freezing = frozen })
+	h.post(func() {
+		h.freezing = frozen
+		h.work.Add(1) // Run does not end before Thaw
+	})
 	select {
 	case <-frozen:
 	case <-h.ended:
 		return nil, ErrEnded
 	}
-	h.settle()
-	for h.away > 0 {
-		select {
-		case <-h.rung:
-			h.settle()
-		case <-ctx.Done():
-			n := h.away
-			h.Thaw()
-			return nil, fmt.Errorf("freeze hub: wait for %d calls: %w", n, ctx.Err())
-		}
+	w := h.worker(h.turn.Load())
+	w.draining = true
+	if err := w.drain(ctx); err != nil {
+		h.Thaw()
+		return nil, fmt.Errorf("freeze hub: %w", err)
 	}
 	h.mu.Lock()
 	services := h.services
@@ -83,6 +92,70 @@ func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
 	return out, nil
 }
 
+// drain waits until no call is under way, and a moment for clients to finish what they have begun.
+func (w *worker) drain(ctx context.Context) error {
+	give := time.Now().Add(drainPatience)
+	for {
+		w.settle()
+		for len(w.ready) > 0 {
+			c := w.ready[0]
+			w.ready = w.ready[1:]
+			if !c.gone {
+				w.advance(c, c.in, true)
+			}
+		}
+		waiting := w.unfinished()
+		switch {
+		case w.away > 0 && ctx.Err() != nil:
+			return fmt.Errorf("%d calls are under way: %w", w.away, ctx.Err())
+		case w.away == 0 && (len(waiting) == 0 || time.Now().After(give)):
+			return nil
+		}
+		if err := w.wait(waiting); err != nil {
+			return err
+		}
+	}
+}
+
+// unfinished returns the clients that are within a frame or have something to read.
+func (h *Hub) unfinished() []unix.PollFd {
+	var out []unix.PollFd
+	for fd, c := range h.clients {
+		var events int16
+		if rpc.Missing(c.in) > 0 && len(c.in) > 0 {
+			events |= unix.POLLIN
+		}
+		if c.unread > 0 {
+			events |= unix.POLLOUT
+		}
+		if events != 0 {
+			out = append(out, unix.PollFd{Fd: int32(fd), Events: events})
+		}
+	}
+	return out
+}
+
+// wait lets clients go on for a short time, or until a call has ended.
+func (w *worker) wait(clients []unix.PollFd) error {
+	fds := append(clients, unix.PollFd{Fd: int32(w.bell), Events: unix.POLLIN})
+	if _, err := unix.Poll(fds, drainStep); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for clients: %w", err)
+	}
+	for _, f := range fds {
+		c := w.clients[int(f.Fd)]
+		switch {
+		case f.Revents == 0:
+		case c == nil:
+			w.hear()
+		case f.Revents&unix.POLLOUT != 0:
+			w.flush(c)
+		default:
+			w.read(c)
+		}
+	}
+	return nil
+}
+
 // settle does what was posted.
 func (h *Hub) settle() {
 	for {
@@ -98,6 +171,7 @@ func (h *Hub) settle() {
 func (h *Hub) Thaw() {
 	h.freezing = nil
 	h.begin()
+	h.work.Done()
 	h.post(func() {})
 }
 
@@ -120,7 +194,7 @@ func (c *Client) frozen() FrozenClient {
 func (s *Service) Adopt(f FrozenClient) (*Client, error) {
 	peer, err := peerOf(f.FD)
 	if err == nil {
-		err = unix.SetNonblock(f.FD, true)
+		err = own(f.FD)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take over client %d: %w", f.ID, err)
@@ -134,9 +208,13 @@ func (s *Service) Adopt(f FrozenClient) (*Client, error) {
 		}
 	}
 	for _, fd := range f.FDs {
+		unix.CloseOnExec(fd)
 		c.files = append(c.files, fileOf(fd))
 	}
 	for _, o := range f.Out {
+		if o.FD >= 0 {
+			unix.CloseOnExec(o.FD)
+		}
 		c.queue(chunk{bytes: o.Bytes, file: fileOf(o.FD)})
 	}
 	s.add(c)

@@ -55,7 +55,6 @@ type Hub struct {
 	turn   atomic.Uint64
 	asleep atomic.Bool   // the watch sleeps
 	wake   chan struct{} // ends its sleep
-	rung   chan struct{} // tells Freeze, which does not look at the bell
 	ended  chan struct{} // closed when Run ends
 	work   sync.WaitGroup
 	// frameTimeout is the constant of that name but in tests.
@@ -97,7 +96,7 @@ func New(log hclog.Logger, discard func(*os.File)) (*Hub, error) {
 	}
 	return &Hub{
 		log: log, discard: discard, epoll: epoll, bell: bell,
-		wake: make(chan struct{}, 1), rung: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		frameTimeout: frameTimeout,
 		clients:      map[int]*Client{}, listeners: map[int]*listening{}, late: map[*Client]struct{}{},
 	}, nil
@@ -142,10 +141,6 @@ func (h *Hub) post(do func()) {
 	h.mu.Unlock()
 	if !first {
 		return // whoever was first rings
-	}
-	select {
-	case h.rung <- struct{}{}:
-	default:
 	}
 	_, _ = unix.Write(h.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }

@@ -28,11 +28,17 @@ type worker struct {
 	// buf holds what is read, and the frames that are looked at. It is used until the lead is lost, and then left to the call.
 	buf []byte
 	out []byte // has room for the answers of most calls
+	// draining lets no client begin a frame.
+	draining bool
+}
+
+func (h *Hub) worker(at uint64) *worker {
+	return &worker{Hub: h, at: at, buf: make([]byte, readAtOnce), out: make([]byte, 0, answerSize)}
 }
 
 // lead serves until the lead is lost, or the hub stops or freezes; then it closes over.
 func (h *Hub) lead(at uint64, over chan struct{}) {
-	w := &worker{Hub: h, at: at, buf: make([]byte, readAtOnce), out: make([]byte, 0, answerSize)}
+	w := h.worker(at)
 	if h.busy != nil {
 		// The call in which the last leader has lost the lead goes on. Its client may have said more.
 		h.away++
@@ -68,8 +74,7 @@ func (w *worker) round() bool {
 		e := &w.events[i]
 		fd := int(e.Fd)
 		if fd == w.bell {
-			var count [8]byte
-			_, _ = unix.Read(w.bell, count[:])
+			w.hear()
 			continue
 		}
 		if l := w.listeners[fd]; l != nil {
@@ -81,6 +86,12 @@ func (w *worker) round() bool {
 		}
 	}
 	return w.chores()
+}
+
+// hear makes the bell silent.
+func (h *Hub) hear() {
+	var count [8]byte
+	_, _ = unix.Read(h.bell, count[:])
 }
 
 // patience is how long to wait for events at most, in milliseconds.
@@ -146,6 +157,9 @@ func (w *worker) read(c *Client) bool {
 		buf, own = c.in[:cap(c.in)], true
 	} else {
 		copy(buf, c.in)
+	}
+	if w.draining {
+		buf = buf[:min(len(buf), have+rpc.Missing(c.in))]
 	}
 	n, err := c.receive(buf[have:])
 	switch {
@@ -228,10 +242,10 @@ func (w *worker) message(c *Client, f rpc.Frame) {
 	w.send(c, rpc.AppendFrame(w.out[:0], h, nil), nil)
 }
 
-// call runs a call and answers it, or has it run elsewhere if others are slow. It returns false if the lead was lost meanwhile.
+// call runs a call and answers it, or has it run elsewhere if others are slow, or nobody looks after this worker. It returns false if the lead was lost meanwhile.
 func (w *worker) call(c *Client, f rpc.Frame) bool {
 	c.running++
-	if w.away > 0 {
+	if w.away > 0 || w.draining {
 		f.Payload = bytes.Clone(f.Payload)
 		w.away++
 		w.work.Go(func() { w.comeBack(c, f.Header, c.session.Call(f)) })

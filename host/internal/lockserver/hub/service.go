@@ -83,9 +83,21 @@ func (h *Hub) Add(cfg ServiceConfig) *Service {
 	return s
 }
 
+// Service returns the service of a name, or nil.
+func (h *Hub) Service(name string) *Service {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.services {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
 // Listen serves the connections of a listener too. After an error its descriptor is still the caller's.
 func (s *Service) Listen(l Listener) error {
-	if err := unix.SetNonblock(l.FD, true); err != nil {
+	if err := own(l.FD); err != nil {
 		return fmt.Errorf("serve %s: %w", s.name, err)
 	}
 	s.hub.post(func() {

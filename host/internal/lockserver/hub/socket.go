@@ -74,3 +74,11 @@ func fileOf(fd int) *os.File {
 	}
 	return os.NewFile(uintptr(fd), "to be sent")
 }
+
+// own makes a socket that came from elsewhere like one that was made here.
+func own(fd int) error {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+		return err
+	}
+	return unix.SetNonblock(fd, true)
+}

@@ -28,7 +28,7 @@ func (t *Table) AddSpace(path string) error {
 	if err := t.join(); err != nil {
 		return err
 	}
-	defer t.end()
+	defer t.quit()
 	if t.HasSpace(path) {
 		return fmt.Errorf("add lockspace %q: %w", path, ErrSpaceExists)
 	}
@@ -63,7 +63,7 @@ func (t *Table) Create(r lockspace.Resource) error {
 	if err := t.join(); err != nil {
 		return err
 	}
-	defer t.end()
+	defer t.quit()
 	f, err := os.OpenFile(r.Path(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("create resource: %w", err)
@@ -79,7 +79,7 @@ func (t *Table) Delete(r lockspace.Resource) error {
 	if err := t.join(); err != nil {
 		return err
 	}
-	defer t.end()
+	defer t.quit()
 	r.Mode, r.Temporary = lockspace.Exclusive, false
 	lock, err := lockspace.Take(r)
 	if errors.Is(err, os.ErrNotExist) {

@@ -40,6 +40,15 @@ func (t *Table) Acquire(ctx context.Context, owner Owner, wants []Want) ([]Info,
 		return nil, err
 	}
 	all, fresh, err := t.reserve(g, owner, wants)
+	var busy *BusyError
+	if errors.As(err, &busy) && busy.Holder != nil && busy.Holder.Unknown {
+		var again bool
+		if again, err = t.reclaim(ctx, g, wants); again {
+			all, fresh, err = t.reserve(g, owner, wants)
+		} else if err == nil {
+			err = busy
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -98,16 +107,28 @@ func (t *Table) reserve(g *group, owner Owner, wants []Want) (all, fresh []*leas
 // takeAll gets the locks that the table does not have yet.
 func (t *Table) takeAll(g *group, all []*lease, wants []Want) error {
 	for i, l := range all {
-		if t.lockOf(l) != nil || t.share(l) {
+		if t.lockOf(l) != nil {
 			continue
 		}
-		lock, err := t.obtain(g, l, wants[i].File)
-		if err != nil {
+		if err := t.take(g, l, wants[i].File); err != nil {
 			return err
 		}
-		t.settle(l, lock)
 	}
 	return nil
+}
+
+// take gets one lock, which may be another lease's that can be shared.
+func (t *Table) take(g *group, l *lease, file *os.File) error {
+	l.claim()
+	defer l.yield()
+	if t.share(l) {
+		return nil
+	}
+	lock, err := t.obtain(g, l, file)
+	if err == nil {
+		t.settle(l, lock)
+	}
+	return err
 }
 
 // lockOf returns the lock that a lease rests on, or nil if there is none that is any good.
@@ -209,14 +230,13 @@ func (t *Table) record(owner Owner, fresh []*lease) error {
 // living guest stay the guest's.
 func (t *Table) undo(fresh []*lease) {
 	for _, l := range fresh {
-		lock := t.letGo(l)
-		switch {
-		case lock == nil:
-		case lock.Inherited():
-			lock.Close()
-		default:
-			t.finish(lock)
-		}
+		t.end(l, func(lock *lockspace.Lock) {
+			if lock.Inherited() {
+				lock.Close()
+			} else {
+				t.finish(lock)
+			}
+		})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

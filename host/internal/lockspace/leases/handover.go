@@ -93,7 +93,7 @@ func (t *Table) ended() {
 	}
 }
 
-// join begins a change that belongs to no owner; end ends it.
+// join begins a change that belongs to no owner; quit ends it.
 func (t *Table) join() error {
 	err := t.begin(context.Background())
 	if err == nil {
@@ -102,7 +102,7 @@ func (t *Table) join() error {
 	return err
 }
 
-func (t *Table) end() {
+func (t *Table) quit() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended()
@@ -140,7 +140,7 @@ func (t *Table) Handover(ctx context.Context) ([]Inherited, error) {
 		t.Resume()
 		return nil, err
 	}
-	return t.inherited(), nil
+	return t.describe(), nil
 }
 
 // Resume lets changes begin again when the process was not executed anew after all.
@@ -169,8 +169,8 @@ func (t *Table) keep(keep bool) error {
 	return all
 }
 
-// inherited describes all locks that are held, in the order of their leases' numbers.
-func (t *Table) inherited() []Inherited {
+// describe describes all locks that are held, in the order of their leases' numbers.
+func (t *Table) describe() []Inherited {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var out []Inherited

@@ -408,6 +408,100 @@ func TestPOSIXLocksOfAnotherDaemonAreTakenOver(t *testing.T) {
 	}
 }
 
+// The kernel tells real paths, whatever the journal calls a file.
+func TestUndescribedLockIsFoundInTheJournalByItsFile(t *testing.T) {
+	r := newRig(t)
+	real := r.direct("image")
+	alias := filepath.Join(r.dir, "alias")
+	if err := os.Symlink(real.Path(), alias); err != nil {
+		t.Fatal(err)
+	}
+	o, disk := guest(1, 1), lockspace.ForDisk("", alias, lockspace.Exclusive)
+	r.mustAcquire(o, disk, r.disk("a", lockspace.Exclusive))
+	r.close()
+	lock, err := lockspace.Take(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := leases.Orphans()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Table, err = leases.TakeOver(r.path, hclog.NewNullLogger(), in); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Recovered(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range r.List() {
+		if l.Owner.Name != o.Name || l.State != leases.Held {
+			t.Errorf("lease %+v", l)
+		}
+	}
+	state, err := r.Handover(t.Context())
+	r.Resume()
+	if err != nil || len(state) != 2 || state[0].FD != lock.Descriptor() {
+		t.Errorf("locks are %+v, %v", state, err)
+	}
+}
+
+// A lock that nobody describes goes to the guest that proves to have it.
+func TestUnknownOwnersLockIsReclaimedByProof(t *testing.T) {
+	for _, how := range []string{"process", "descriptor", "no proof"} {
+		t.Run(how, func(t *testing.T) {
+			r := newRig(t)
+			o, disk := guest(1, 1), r.disk("a", lockspace.Exclusive)
+			lock, err := lockspace.Take(disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dup, err := lock.Duplicate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dup.Close()
+			r.close()
+			in := leases.Inheritance{Locks: []leases.Inherited{{FD: lock.Descriptor(), Resource: lockspace.Resource{Name: disk.Path()}}}}
+			table, err := leases.TakeOver(r.path, hclog.NewNullLogger(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Table = table
+			if all := r.List(); len(all) != 1 || !all[0].Owner.Unknown || all[0].State != leases.Held {
+				t.Fatalf("leases are %+v", all)
+			}
+			want := leases.Want{Resource: disk}
+			switch how {
+			case "process":
+				o.Process, _ = sleeper(t, dup)
+			case "descriptor":
+				want.File = dup
+			case "no proof":
+				other := guest(2, 1)
+				other.Process, _ = sleeper(t)
+				if err := r.acquire(other, disk); !strings.Contains(fmt.Sprint(err), "unknown owner") {
+					t.Errorf("Acquire without proof: %v", err)
+				}
+				return
+			}
+			if _, err := r.Acquire(t.Context(), o, []leases.Want{want}); err != nil {
+				t.Fatal(err)
+			}
+			r.expect(map[string]leases.State{"a": leases.Held})
+			if how == "process" {
+				r.restart()
+			}
+			if all := r.List(); len(all) != 1 || all[0].Owner.Name != o.Name {
+				t.Errorf("leases are %+v", all)
+			}
+			r.mustRelease(o, 1)
+			if _, err := os.Stat(disk.Path()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("lock file is left: %v", err)
+			}
+		})
+	}
+}
+
 func TestHandoverHoldsChangesBack(t *testing.T) {
 	r := newRig(t)
 	o := guest(1, 1)

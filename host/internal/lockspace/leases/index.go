@@ -3,6 +3,7 @@ package leases
 import (
 	"cmp"
 	"slices"
+	"sync"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -52,9 +53,26 @@ type hold struct {
 // place is the leases of one path: one exclusive lease or any number of shared ones, unless the journal was damaged. Exclusive ones are
 // in front.
 type place struct {
+	// kernel is held while the kernel is asked for a shared lock or given one back: whoever gives back the last one has it alone for a
+	// moment, to remove the file, and nobody may be refused for that. It comes after an owner's turn and before Table.mu.
+	kernel sync.Mutex
+
 	first  *lease
 	count  int
 	shared *hold // of classic owners
+}
+
+// claim begins what the kernel is asked for a lease's lock; yield ends it.
+func (l *lease) claim() {
+	if l.Resource.Mode == lockspace.Shared {
+		l.place.kernel.Lock()
+	}
+}
+
+func (l *lease) yield() {
+	if l.Resource.Mode == lockspace.Shared {
+		l.place.kernel.Unlock()
+	}
 }
 
 // index finds leases. It is guarded by Table.mu.

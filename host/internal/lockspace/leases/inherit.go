@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -16,11 +17,15 @@ type heir struct {
 	// found are the journal's leases that nothing was found for yet.
 	found  map[uint64]journal.Lease
 	byPath map[string][]uint64
+	byFile map[lockspace.FileID][]uint64 // made when it is needed
 	holds  map[int]*hold
 }
 
-// take enters all that was inherited, and removes what it belongs to from the journal's leases.
-func (t *Table) take(in Inheritance, found map[uint64]journal.Lease) {
+// identifyFor bounds how long the files of the journal's leases are looked for when nothing describes a lock.
+const identifyFor = 2 * time.Second
+
+// inherit enters all that was inherited, and removes what it belongs to from the journal's leases.
+func (t *Table) inherit(in Inheritance, found map[uint64]journal.Lease) {
 	if len(in.Locks) == 0 && !in.Complete && len(in.Spaces) == 0 {
 		return
 	}
@@ -157,7 +162,7 @@ func sameOwner(known, o Owner) bool {
 
 // orphan finds leases for a lock that nobody describes.
 func (h *heir) orphan(i Inherited, on *hold) {
-	for _, n := range h.byPath[i.Resource.Path()] {
+	for _, n := range h.candidates(i, on) {
 		l, ok := h.found[n]
 		if !ok || l.Resource.Mode != i.Resource.Mode {
 			continue
@@ -173,6 +178,54 @@ func (h *heir) orphan(i Inherited, on *hold) {
 	}
 	h.log.Warn("lock of an unknown owner", "path", i.Resource.Path(), "mode", i.Resource.Mode)
 	h.fresh(i, Owner{Unknown: true}, on)
+}
+
+// candidates returns leases of the journal whose lock it may be, in order: those of its path, or else those whose paths lead to the file,
+// because the kernel calls files by their real paths.
+func (h *heir) candidates(i Inherited, on *hold) []uint64 {
+	numbers := h.byPath[i.Resource.Path()]
+	if slices.ContainsFunc(numbers, func(n uint64) bool { _, ok := h.found[n]; return ok }) {
+		return numbers
+	}
+	if h.byFile == nil {
+		h.identify()
+	}
+	return h.byFile[on.lock.File()]
+}
+
+// identify looks for the files of the leases that nothing was found for. A file system that does not answer costs them this chance only.
+func (h *heir) identify() {
+	type answer struct {
+		path string
+		file lockspace.FileID
+	}
+	paths := map[string]bool{}
+	for _, l := range h.found {
+		paths[l.Resource.Path()] = true
+	}
+	answers := make(chan answer, len(paths))
+	h.spawn(func() {
+		defer close(answers)
+		for path := range paths {
+			if id, err := lockspace.Identify(path); err == nil {
+				answers <- answer{path, id}
+			}
+		}
+	})
+	h.byFile = map[lockspace.FileID][]uint64{}
+	late := time.NewTimer(identifyFor)
+	defer late.Stop()
+	for {
+		select {
+		case a, more := <-answers:
+			if !more {
+				return
+			}
+			h.byFile[a.file] = append(h.byFile[a.file], h.byPath[a.path]...)
+		case <-late.C:
+			return
+		}
+	}
 }
 
 // fresh enters a lease that the journal does not know, and records it.

@@ -271,7 +271,7 @@ func (t *Table) match(p *process.Process, leases []*lease, of map[*lease]lockspa
 			continue
 		}
 		for _, c := range byFile[id] {
-			if c.Mode != l.Resource.Mode {
+			if !c.Has(l.Resource.Mode) {
 				continue
 			}
 			lock, err := c.Lock(p, l.Resource)
@@ -293,12 +293,8 @@ func (t *Table) retake(g *group, l *lease) {
 		t.debug("lock file has its name again", l)
 		return
 	}
-	if t.share(l) {
-		return
-	}
-	lock, err := t.obtain(g, l, nil)
+	err := t.take(g, l, nil)
 	if err == nil {
-		t.settle(l, lock)
 		t.debug("lock taken back", l)
 		return
 	}

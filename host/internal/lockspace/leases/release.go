@@ -139,14 +139,7 @@ func (t *Table) unheld(all []*lease) bool {
 func (t *Table) drop(g *group, all []*lease) []*lease {
 	var without []*lease
 	for _, l := range all {
-		t.mu.Lock()
-		held := l.hold != nil
-		lock := t.unhold(l)
-		t.mu.Unlock()
-		if lock != nil {
-			t.finish(lock)
-		}
-		if !held {
+		if !t.end(l, t.finish) {
 			without = append(without, l)
 		}
 	}
@@ -165,11 +158,15 @@ func (t *Table) dropInherited(g *group, all []*lease) {
 	if len(all) == 0 {
 		return
 	}
-	for _, found := range t.search(g, all) {
-		t.finish(found.lock)
+	for _, f := range t.search(g, all) {
+		f.lease.claim()
+		t.finish(f.lock)
+		f.lease.yield()
 	}
 	for _, l := range all {
+		l.claim()
 		sweep(l.Resource)
+		l.yield()
 	}
 }
 
@@ -180,11 +177,18 @@ func (t *Table) finish(lock *lockspace.Lock) {
 	}
 }
 
-// letGo takes a lease's lock from it, and returns it if it is nobody else's.
-func (t *Table) letGo(l *lease) *lockspace.Lock {
+// end takes a lease's lock from it, and gives it to a function if it is nobody else's. It reports whether there was one.
+func (t *Table) end(l *lease, with func(*lockspace.Lock)) bool {
+	l.claim()
+	defer l.yield()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.unhold(l)
+	held := l.hold != nil
+	lock := t.unhold(l)
+	t.mu.Unlock()
+	if lock != nil {
+		with(lock)
+	}
+	return held
 }
 
 // sweep removes the file of a temporary resource if nobody has it locked.

@@ -10,7 +10,8 @@
 // that is executed anew keeps its descriptors instead: see Handover and TakeOver.
 //
 // All methods are safe concurrently. Changes of one owner happen one after another; owners do not wait for each other, and
-// listing waits for nobody. Lock order: an owner's turn, then Table.mu. Table.mu is not held across a system call that can
+// listing waits for nobody. Lock order: an owner's turn, then that of
+// unknown owners, then place.kernel, then Table.mu. Table.mu is not held across a system call that can
 // wait, nor across the journal. A file system that does not answer costs the owners whose locks it has, and nobody else.
 package leases
 
@@ -153,7 +154,7 @@ func TakeOver(path string, log hclog.Logger, in Inheritance) (*Table, error) {
 		groups: map[key]*group{}, index: newIndex(), spaces: found.Spaces, watches: map[*Watch]bool{},
 		blocked: map[string]int{}, dead: map[uint64]int{}, next: found.Next, unopened: true,
 	}
-	t.take(in, found.Leases)
+	t.inherit(in, found.Leases)
 	for _, l := range found.Sorted() {
 		if found.Boot != boot && l.Owner.Process.PID != 0 {
 			t.forget(l)
@@ -262,6 +263,12 @@ func (t *Table) enter(ctx context.Context, k key) (*group, error) {
 	g.users++
 	t.idle.remove(g)
 	t.mu.Unlock()
+	select {
+	case g.turn <- struct{}{}:
+		return g, nil
+	default:
+		// A context may make its channel only when it is asked for.
+	}
 	var err error
 	select {
 	case g.turn <- struct{}{}:

@@ -116,7 +116,7 @@ func guest(n byte, generation uint64) leases.Owner {
 }
 
 // sleeper starts a process that inherits files, and returns its identity and its end.
-func sleeper(t *testing.T, files ...*os.File) (process.ID, func()) {
+func sleeper(t testing.TB, files ...*os.File) (process.ID, func()) {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")
 	cmd.ExtraFiles = files

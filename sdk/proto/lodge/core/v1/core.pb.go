@@ -395,6 +395,125 @@ func (x *ListResponse) GetKeys() []string {
 	return nil
 }
 
+// ClaimRequest names the guest and its process.
+type ClaimRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Connection of the guest, as in the start's Guest.
+	Connection string `protobuf:"bytes,1,opt,name=connection,proto3" json:"connection,omitempty"`
+	// UUID of the guest.
+	Uuid string `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// Generation of the start.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The process that the guest is going to be.
+	Pid int32 `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"`
+	// That process's start time in clock ticks after boot (field 22 of /proc/PID/stat).
+	StartTime     uint64 `protobuf:"varint,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimRequest) Reset() {
+	*x = ClaimRequest{}
+	mi := &file_lodge_core_v1_core_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimRequest) ProtoMessage() {}
+
+func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_core_v1_core_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
+func (*ClaimRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ClaimRequest) GetConnection() string {
+	if x != nil {
+		return x.Connection
+	}
+	return ""
+}
+
+func (x *ClaimRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ClaimRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ClaimRequest) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ClaimRequest) GetStartTime() uint64 {
+	if x != nil {
+		return x.StartTime
+	}
+	return 0
+}
+
+// ClaimResponse is empty.
+type ClaimResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimResponse) Reset() {
+	*x = ClaimResponse{}
+	mi := &file_lodge_core_v1_core_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimResponse) ProtoMessage() {}
+
+func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_core_v1_core_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
+func (*ClaimResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{9}
+}
+
 // WriteRequest is one line.
 type WriteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -416,7 +535,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_lodge_core_v1_core_proto_msgTypes[8]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +547,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_core_v1_core_proto_msgTypes[8]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +560,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{8}
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WriteRequest) GetTime() *timestamppb.Timestamp {
@@ -495,7 +614,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_lodge_core_v1_core_proto_msgTypes[9]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +626,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_core_v1_core_proto_msgTypes[9]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +639,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{9}
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{11}
 }
 
 var File_lodge_core_v1_core_proto protoreflect.FileDescriptor
@@ -545,7 +664,19 @@ const file_lodge_core_v1_core_proto_rawDesc = "" +
 	"\vListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\"\n" +
 	"\fListResponse\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\tR\x04keys\"\x9c\x02\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\"\x93\x01\n" +
+	"\fClaimRequest\x12\x1e\n" +
+	"\n" +
+	"connection\x18\x01 \x01(\tR\n" +
+	"connection\x12\x12\n" +
+	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x10\n" +
+	"\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x1d\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\x04R\tstartTime\"\x0f\n" +
+	"\rClaimResponse\"\x9c\x02\n" +
 	"\fWriteRequest\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x12\x16\n" +
@@ -561,7 +692,10 @@ const file_lodge_core_v1_core_proto_rawDesc = "" +
 	"\x03Put\x12\x19.lodge.core.v1.PutRequest\x1a\x1a.lodge.core.v1.PutResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x88'\x12G\n" +
 	"\x03Get\x12\x19.lodge.core.v1.GetRequest\x1a\x1a.lodge.core.v1.GetResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12P\n" +
 	"\x06Delete\x12\x1c.lodge.core.v1.DeleteRequest\x1a\x1d.lodge.core.v1.DeleteResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x88'\x12J\n" +
-	"\x04List\x12\x1a.lodge.core.v1.ListRequest\x1a\x1b.lodge.core.v1.ListResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'2Z\n" +
+	"\x04List\x12\x1a.lodge.core.v1.ListRequest\x1a\x1b.lodge.core.v1.ListResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'2]\n" +
+	"\vLockService\x12N\n" +
+	"\x05Claim\x12\x1b.lodge.core.v1.ClaimRequest\x1a\x1c.lodge.core.v1.ClaimResponse\"\n" +
+	"\xc2\xe1\x18\x06\b\x02\x10\xe0\xd4\x032Z\n" +
 	"\n" +
 	"LogService\x12L\n" +
 	"\x05Write\x12\x1b.lodge.core.v1.WriteRequest\x1a\x1c.lodge.core.v1.WriteResponse\"\x06\xc2\xe1\x18\x02\b\x03(\x01B;Z9github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1;corev1b\x06proto3"
@@ -578,7 +712,7 @@ func file_lodge_core_v1_core_proto_rawDescGZIP() []byte {
 	return file_lodge_core_v1_core_proto_rawDescData
 }
 
-var file_lodge_core_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_lodge_core_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_lodge_core_v1_core_proto_goTypes = []any{
 	(*PutRequest)(nil),            // 0: lodge.core.v1.PutRequest
 	(*PutResponse)(nil),           // 1: lodge.core.v1.PutResponse
@@ -588,26 +722,30 @@ var file_lodge_core_v1_core_proto_goTypes = []any{
 	(*DeleteResponse)(nil),        // 5: lodge.core.v1.DeleteResponse
 	(*ListRequest)(nil),           // 6: lodge.core.v1.ListRequest
 	(*ListResponse)(nil),          // 7: lodge.core.v1.ListResponse
-	(*WriteRequest)(nil),          // 8: lodge.core.v1.WriteRequest
-	(*WriteResponse)(nil),         // 9: lodge.core.v1.WriteResponse
-	nil,                           // 10: lodge.core.v1.WriteRequest.FieldsEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*ClaimRequest)(nil),          // 8: lodge.core.v1.ClaimRequest
+	(*ClaimResponse)(nil),         // 9: lodge.core.v1.ClaimResponse
+	(*WriteRequest)(nil),          // 10: lodge.core.v1.WriteRequest
+	(*WriteResponse)(nil),         // 11: lodge.core.v1.WriteResponse
+	nil,                           // 12: lodge.core.v1.WriteRequest.FieldsEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_lodge_core_v1_core_proto_depIdxs = []int32{
-	11, // 0: lodge.core.v1.WriteRequest.time:type_name -> google.protobuf.Timestamp
-	10, // 1: lodge.core.v1.WriteRequest.fields:type_name -> lodge.core.v1.WriteRequest.FieldsEntry
+	13, // 0: lodge.core.v1.WriteRequest.time:type_name -> google.protobuf.Timestamp
+	12, // 1: lodge.core.v1.WriteRequest.fields:type_name -> lodge.core.v1.WriteRequest.FieldsEntry
 	0,  // 2: lodge.core.v1.StateService.Put:input_type -> lodge.core.v1.PutRequest
 	2,  // 3: lodge.core.v1.StateService.Get:input_type -> lodge.core.v1.GetRequest
 	4,  // 4: lodge.core.v1.StateService.Delete:input_type -> lodge.core.v1.DeleteRequest
 	6,  // 5: lodge.core.v1.StateService.List:input_type -> lodge.core.v1.ListRequest
-	8,  // 6: lodge.core.v1.LogService.Write:input_type -> lodge.core.v1.WriteRequest
-	1,  // 7: lodge.core.v1.StateService.Put:output_type -> lodge.core.v1.PutResponse
-	3,  // 8: lodge.core.v1.StateService.Get:output_type -> lodge.core.v1.GetResponse
-	5,  // 9: lodge.core.v1.StateService.Delete:output_type -> lodge.core.v1.DeleteResponse
-	7,  // 10: lodge.core.v1.StateService.List:output_type -> lodge.core.v1.ListResponse
-	9,  // 11: lodge.core.v1.LogService.Write:output_type -> lodge.core.v1.WriteResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
+	8,  // 6: lodge.core.v1.LockService.Claim:input_type -> lodge.core.v1.ClaimRequest
+	10, // 7: lodge.core.v1.LogService.Write:input_type -> lodge.core.v1.WriteRequest
+	1,  // 8: lodge.core.v1.StateService.Put:output_type -> lodge.core.v1.PutResponse
+	3,  // 9: lodge.core.v1.StateService.Get:output_type -> lodge.core.v1.GetResponse
+	5,  // 10: lodge.core.v1.StateService.Delete:output_type -> lodge.core.v1.DeleteResponse
+	7,  // 11: lodge.core.v1.StateService.List:output_type -> lodge.core.v1.ListResponse
+	9,  // 12: lodge.core.v1.LockService.Claim:output_type -> lodge.core.v1.ClaimResponse
+	11, // 13: lodge.core.v1.LogService.Write:output_type -> lodge.core.v1.WriteResponse
+	8,  // [8:14] is the sub-list for method output_type
+	2,  // [2:8] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -624,9 +762,9 @@ func file_lodge_core_v1_core_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_core_v1_core_proto_rawDesc), len(file_lodge_core_v1_core_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_lodge_core_v1_core_proto_goTypes,
 		DependencyIndexes: file_lodge_core_v1_core_proto_depIdxs,

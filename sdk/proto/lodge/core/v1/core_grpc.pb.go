@@ -251,6 +251,120 @@ var StateService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	LockService_Claim_FullMethodName = "/lodge.core.v1.LockService/Claim"
+)
+
+// LockServiceClient is the client API for LockService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// LockService is for hypervisor drivers that start guests whose lock manager knows owners by their processes.
+type LockServiceClient interface {
+	// Claim takes the locks of a guest that is being started for its process, and answers once they are held. To be called by Start
+	// where the core has asked for it (Resolved.claim): when the process exists and has made its registrations, and before
+	// anything of the guest's disks is opened. VIR_ERR_RESOURCE_BUSY (87) where somebody else has a lock: then the process
+	// is ended, and Start fails with that error.
+	Claim(ctx context.Context, in *ClaimRequest, opts ...grpc.CallOption) (*ClaimResponse, error)
+}
+
+type lockServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewLockServiceClient(cc grpc.ClientConnInterface) LockServiceClient {
+	return &lockServiceClient{cc}
+}
+
+func (c *lockServiceClient) Claim(ctx context.Context, in *ClaimRequest, opts ...grpc.CallOption) (*ClaimResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimResponse)
+	err := c.cc.Invoke(ctx, LockService_Claim_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// LockServiceServer is the server API for LockService service.
+// All implementations must embed UnimplementedLockServiceServer
+// for forward compatibility.
+//
+// LockService is for hypervisor drivers that start guests whose lock manager knows owners by their processes.
+type LockServiceServer interface {
+	// Claim takes the locks of a guest that is being started for its process, and answers once they are held. To be called by Start
+	// where the core has asked for it (Resolved.claim): when the process exists and has made its registrations, and before
+	// anything of the guest's disks is opened. VIR_ERR_RESOURCE_BUSY (87) where somebody else has a lock: then the process
+	// is ended, and Start fails with that error.
+	Claim(context.Context, *ClaimRequest) (*ClaimResponse, error)
+	mustEmbedUnimplementedLockServiceServer()
+}
+
+// UnimplementedLockServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedLockServiceServer struct{}
+
+func (UnimplementedLockServiceServer) Claim(context.Context, *ClaimRequest) (*ClaimResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Claim not implemented")
+}
+func (UnimplementedLockServiceServer) mustEmbedUnimplementedLockServiceServer() {}
+func (UnimplementedLockServiceServer) testEmbeddedByValue()                     {}
+
+// UnsafeLockServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to LockServiceServer will
+// result in compilation errors.
+type UnsafeLockServiceServer interface {
+	mustEmbedUnimplementedLockServiceServer()
+}
+
+func RegisterLockServiceServer(s grpc.ServiceRegistrar, srv LockServiceServer) {
+	// If the following call panics, it indicates UnimplementedLockServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&LockService_ServiceDesc, srv)
+}
+
+func _LockService_Claim_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LockServiceServer).Claim(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LockService_Claim_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LockServiceServer).Claim(ctx, req.(*ClaimRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// LockService_ServiceDesc is the grpc.ServiceDesc for LockService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var LockService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "lodge.core.v1.LockService",
+	HandlerType: (*LockServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Claim",
+			Handler:    _LockService_Claim_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "lodge/core/v1/core.proto",
+}
+
+const (
 	LogService_Write_FullMethodName = "/lodge.core.v1.LogService/Write"
 )
 

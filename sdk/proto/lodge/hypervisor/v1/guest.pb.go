@@ -7,6 +7,7 @@
 package hypervisorv1
 
 import (
+	v1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -332,6 +333,7 @@ type Event struct {
 	//	*Event_PmWakeup
 	//	*Event_PmSuspend
 	//	*Event_MetadataChange
+	//	*Event_LeaseLost
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -482,6 +484,15 @@ func (x *Event) GetMetadataChange() *MetadataChangeEvent {
 	return nil
 }
 
+func (x *Event) GetLeaseLost() *LeaseLostEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_LeaseLost); ok {
+			return x.LeaseLost
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -546,6 +557,11 @@ type Event_MetadataChange struct {
 	MetadataChange *MetadataChangeEvent `protobuf:"bytes,12,opt,name=metadata_change,json=metadataChange,proto3,oneof"`
 }
 
+type Event_LeaseLost struct {
+	// A lock of the guest was lost; the core's own. libvirt's clients get it as VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON.
+	LeaseLost *LeaseLostEvent `protobuf:"bytes,13,opt,name=lease_lost,json=leaseLost,proto3,oneof"`
+}
+
 func (*Event_Lifecycle) isEvent_Event() {}
 
 func (*Event_Reboot) isEvent_Event() {}
@@ -569,6 +585,8 @@ func (*Event_PmWakeup) isEvent_Event() {}
 func (*Event_PmSuspend) isEvent_Event() {}
 
 func (*Event_MetadataChange) isEvent_Event() {}
+
+func (*Event_LeaseLost) isEvent_Event() {}
 
 // LifecycleEvent is virDomainEventType with its detail.
 type LifecycleEvent struct {
@@ -1258,6 +1276,79 @@ func (x *MetadataChangeEvent) GetNamespaceUri() string {
 	return ""
 }
 
+// LeaseLostEvent: a lock of the guest is no longer held.
+type LeaseLostEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Image of the disk, or the path of the lease.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Target of the disk, for example "vda"; empty for a lease.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// What was done to the guest.
+	Action v1.Action `protobuf:"varint,3,opt,name=action,proto3,enum=lodge.lock.v1.Action" json:"action,omitempty"`
+	// Why, and who has it now if that is known.
+	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseLostEvent) Reset() {
+	*x = LeaseLostEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseLostEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseLostEvent) ProtoMessage() {}
+
+func (x *LeaseLostEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseLostEvent.ProtoReflect.Descriptor instead.
+func (*LeaseLostEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LeaseLostEvent) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *LeaseLostEvent) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *LeaseLostEvent) GetAction() v1.Action {
+	if x != nil {
+		return x.Action
+	}
+	return v1.Action(0)
+}
+
+func (x *LeaseLostEvent) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Summary is what lists show of a definition without parsing it.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1285,7 +1376,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1388,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[17]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1401,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{17}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Summary) GetUuid() string {
@@ -1384,14 +1475,19 @@ type Resolved struct {
 	// Locks of the guest's disks; the guest must inherit each descriptor and keep it open for as long as it lives.
 	Leases []*Lease `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
 	// Disks in the order of the definition.
-	Disks         []*Disk `protobuf:"bytes,3,rep,name=disks,proto3" json:"disks,omitempty"`
+	Disks []*Disk `protobuf:"bytes,3,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Connections that the guest's process must make before it is claimed or opens anything, and keep for as long as it lives. A driver
+	// whose guests are no processes refuses a start that has some.
+	Registrations []*v1.Registration `protobuf:"bytes,4,rep,name=registrations,proto3" json:"registrations,omitempty"`
+	// Start must call lodge.core.v1.LockService.Claim with the guest's process before anything of its disks is opened.
+	Claim         bool `protobuf:"varint,5,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1499,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1512,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Resolved) GetCgroup() string {
@@ -1440,7 +1536,21 @@ func (x *Resolved) GetDisks() []*Disk {
 	return nil
 }
 
-// Lease is a lock that is held for the guest.
+func (x *Resolved) GetRegistrations() []*v1.Registration {
+	if x != nil {
+		return x.Registrations
+	}
+	return nil
+}
+
+func (x *Resolved) GetClaim() bool {
+	if x != nil {
+		return x.Claim
+	}
+	return false
+}
+
+// Lease is a lock that is held for the guest. Where it has a descriptor, the guest must have a duplicate for as long as it lives.
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the descriptor in the plugin's descriptor channel: 16 bytes. Empty if there is no descriptor to inherit.
@@ -1457,7 +1567,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1579,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1592,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Lease) GetToken() []byte {
@@ -1526,7 +1636,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1648,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1661,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Disk) GetTarget() string {
@@ -1572,7 +1682,7 @@ var File_lodge_hypervisor_v1_guest_proto protoreflect.FileDescriptor
 
 const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x1flodge/hypervisor/v1/guest.proto\x12\x13lodge.hypervisor.v1\"o\n" +
+	"\x1flodge/hypervisor/v1/guest.proto\x12\x13lodge.hypervisor.v1\x1a\x18lodge/lock/v1/lock.proto\"o\n" +
 	"\x05Guest\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +
@@ -1592,7 +1702,7 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06Change\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.lodge.hypervisor.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\x122\n" +
-	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xe9\x06\n" +
+	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xaf\a\n" +
 	"\x05Event\x12C\n" +
 	"\tlifecycle\x18\x01 \x01(\v2#.lodge.hypervisor.v1.LifecycleEventH\x00R\tlifecycle\x12:\n" +
 	"\x06reboot\x18\x02 \x01(\v2 .lodge.hypervisor.v1.RebootEventH\x00R\x06reboot\x12D\n" +
@@ -1609,7 +1719,9 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	" \x01(\v2\".lodge.hypervisor.v1.PMWakeupEventH\x00R\bpmWakeup\x12D\n" +
 	"\n" +
 	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspend\x12S\n" +
-	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChangeB\a\n" +
+	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChange\x12D\n" +
+	"\n" +
+	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLostB\a\n" +
 	"\x05event\">\n" +
 	"\x0eLifecycleEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\x05R\x05event\x12\x16\n" +
@@ -1648,7 +1760,12 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x04disk\x18\x01 \x01(\bR\x04disk\"N\n" +
 	"\x13MetadataChangeEvent\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\x05R\x04type\x12#\n" +
-	"\rnamespace_uri\x18\x02 \x01(\tR\fnamespaceUri\"\xf9\x01\n" +
+	"\rnamespace_uri\x18\x02 \x01(\tR\fnamespaceUri\"\x83\x01\n" +
+	"\x0eLeaseLostEvent\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12-\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x15.lodge.lock.v1.ActionR\x06action\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\xf9\x01\n" +
 	"\aSummary\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1660,11 +1777,13 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\tmax_vcpus\x18\a \x01(\rR\bmaxVcpus\x12\x14\n" +
 	"\x05vcpus\x18\b \x01(\rR\x05vcpus\x12\x1f\n" +
 	"\vhas_secrets\x18\t \x01(\bR\n" +
-	"hasSecrets\"\x87\x01\n" +
+	"hasSecrets\"\xe0\x01\n" +
 	"\bResolved\x12\x16\n" +
 	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x122\n" +
 	"\x06leases\x18\x02 \x03(\v2\x1a.lodge.hypervisor.v1.LeaseR\x06leases\x12/\n" +
-	"\x05disks\x18\x03 \x03(\v2\x19.lodge.hypervisor.v1.DiskR\x05disks\"o\n" +
+	"\x05disks\x18\x03 \x03(\v2\x19.lodge.hypervisor.v1.DiskR\x05disks\x12A\n" +
+	"\rregistrations\x18\x04 \x03(\v2\x1b.lodge.lock.v1.RegistrationR\rregistrations\x12\x14\n" +
+	"\x05claim\x18\x05 \x01(\bR\x05claim\"o\n" +
 	"\x05Lease\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1c\n" +
 	"\tlockspace\x18\x02 \x01(\tR\tlockspace\x12\x1a\n" +
@@ -1696,7 +1815,7 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(State)(0),                  // 0: lodge.hypervisor.v1.State
 	(*Guest)(nil),               // 1: lodge.hypervisor.v1.Guest
@@ -1716,10 +1835,13 @@ var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(*PMWakeupEvent)(nil),       // 15: lodge.hypervisor.v1.PMWakeupEvent
 	(*PMSuspendEvent)(nil),      // 16: lodge.hypervisor.v1.PMSuspendEvent
 	(*MetadataChangeEvent)(nil), // 17: lodge.hypervisor.v1.MetadataChangeEvent
-	(*Summary)(nil),             // 18: lodge.hypervisor.v1.Summary
-	(*Resolved)(nil),            // 19: lodge.hypervisor.v1.Resolved
-	(*Lease)(nil),               // 20: lodge.hypervisor.v1.Lease
-	(*Disk)(nil),                // 21: lodge.hypervisor.v1.Disk
+	(*LeaseLostEvent)(nil),      // 18: lodge.hypervisor.v1.LeaseLostEvent
+	(*Summary)(nil),             // 19: lodge.hypervisor.v1.Summary
+	(*Resolved)(nil),            // 20: lodge.hypervisor.v1.Resolved
+	(*Lease)(nil),               // 21: lodge.hypervisor.v1.Lease
+	(*Disk)(nil),                // 22: lodge.hypervisor.v1.Disk
+	(v1.Action)(0),              // 23: lodge.lock.v1.Action
+	(*v1.Registration)(nil),     // 24: lodge.lock.v1.Registration
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -1736,15 +1858,18 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	15, // 11: lodge.hypervisor.v1.Event.pm_wakeup:type_name -> lodge.hypervisor.v1.PMWakeupEvent
 	16, // 12: lodge.hypervisor.v1.Event.pm_suspend:type_name -> lodge.hypervisor.v1.PMSuspendEvent
 	17, // 13: lodge.hypervisor.v1.Event.metadata_change:type_name -> lodge.hypervisor.v1.MetadataChangeEvent
-	11, // 14: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	11, // 15: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	20, // 16: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
-	21, // 17: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	18, // 14: lodge.hypervisor.v1.Event.lease_lost:type_name -> lodge.hypervisor.v1.LeaseLostEvent
+	11, // 15: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	11, // 16: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	23, // 17: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
+	21, // 18: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
+	22, // 19: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
+	24, // 20: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -1765,6 +1890,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 		(*Event_PmWakeup)(nil),
 		(*Event_PmSuspend)(nil),
 		(*Event_MetadataChange)(nil),
+		(*Event_LeaseLost)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1772,7 +1898,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

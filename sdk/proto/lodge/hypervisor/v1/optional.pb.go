@@ -519,7 +519,10 @@ type ResumeRequest struct {
 	// Which guest.
 	Guest *Guest `protobuf:"bytes,1,opt,name=guest,proto3" json:"guest,omitempty"`
 	// Its handle.
-	Handle        *Handle `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	Handle *Handle `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
+	// Locks that were taken for it again. The guest is given their descriptors before its vCPUs run; those that it was given by an
+	// earlier resume may be taken from it then.
+	Leases        []*Lease `protobuf:"bytes,3,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -564,6 +567,13 @@ func (x *ResumeRequest) GetGuest() *Guest {
 func (x *ResumeRequest) GetHandle() *Handle {
 	if x != nil {
 		return x.Handle
+	}
+	return nil
+}
+
+func (x *ResumeRequest) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -1838,10 +1848,11 @@ const file_lodge_hypervisor_v1_optional_proto_rawDesc = "" +
 	"\x05guest\x18\x01 \x01(\v2\x1a.lodge.hypervisor.v1.GuestR\x05guest\x123\n" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\"F\n" +
 	"\x0fSuspendResponse\x123\n" +
-	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"v\n" +
+	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xaa\x01\n" +
 	"\rResumeRequest\x120\n" +
 	"\x05guest\x18\x01 \x01(\v2\x1a.lodge.hypervisor.v1.GuestR\x05guest\x123\n" +
-	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\"E\n" +
+	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\x122\n" +
+	"\x06leases\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.LeaseR\x06leases\"E\n" +
 	"\x0eResumeResponse\x123\n" +
 	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xc6\x01\n" +
 	"\x0eSendKeyRequest\x120\n" +
@@ -1989,6 +2000,7 @@ var file_lodge_hypervisor_v1_optional_proto_goTypes = []any{
 	(*Guest)(nil),                      // 29: lodge.hypervisor.v1.Guest
 	(*Handle)(nil),                     // 30: lodge.hypervisor.v1.Handle
 	(*Change)(nil),                     // 31: lodge.hypervisor.v1.Change
+	(*Lease)(nil),                      // 32: lodge.hypervisor.v1.Lease
 }
 var file_lodge_hypervisor_v1_optional_proto_depIdxs = []int32{
 	29, // 0: lodge.hypervisor.v1.ShutdownRequest.guest:type_name -> lodge.hypervisor.v1.Guest
@@ -2005,50 +2017,51 @@ var file_lodge_hypervisor_v1_optional_proto_depIdxs = []int32{
 	31, // 11: lodge.hypervisor.v1.SuspendResponse.change:type_name -> lodge.hypervisor.v1.Change
 	29, // 12: lodge.hypervisor.v1.ResumeRequest.guest:type_name -> lodge.hypervisor.v1.Guest
 	30, // 13: lodge.hypervisor.v1.ResumeRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	31, // 14: lodge.hypervisor.v1.ResumeResponse.change:type_name -> lodge.hypervisor.v1.Change
-	29, // 15: lodge.hypervisor.v1.SendKeyRequest.guest:type_name -> lodge.hypervisor.v1.Guest
-	30, // 16: lodge.hypervisor.v1.SendKeyRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	29, // 17: lodge.hypervisor.v1.InjectNMIRequest.guest:type_name -> lodge.hypervisor.v1.Guest
-	30, // 18: lodge.hypervisor.v1.InjectNMIRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	16, // 19: lodge.hypervisor.v1.OpenConsoleRequest.open:type_name -> lodge.hypervisor.v1.ConsoleTarget
-	29, // 20: lodge.hypervisor.v1.ConsoleTarget.guest:type_name -> lodge.hypervisor.v1.Guest
-	30, // 21: lodge.hypervisor.v1.ConsoleTarget.handle:type_name -> lodge.hypervisor.v1.Handle
-	18, // 22: lodge.hypervisor.v1.OpenConsoleResponse.opened:type_name -> lodge.hypervisor.v1.ConsoleOpened
-	29, // 23: lodge.hypervisor.v1.ScreenshotRequest.guest:type_name -> lodge.hypervisor.v1.Guest
-	30, // 24: lodge.hypervisor.v1.ScreenshotRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	22, // 25: lodge.hypervisor.v1.CollectRequest.guests:type_name -> lodge.hypervisor.v1.GuestHandle
-	29, // 26: lodge.hypervisor.v1.GuestHandle.guest:type_name -> lodge.hypervisor.v1.Guest
-	30, // 27: lodge.hypervisor.v1.GuestHandle.handle:type_name -> lodge.hypervisor.v1.Handle
-	24, // 28: lodge.hypervisor.v1.CollectResponse.stats:type_name -> lodge.hypervisor.v1.Stat
-	1,  // 29: lodge.hypervisor.v1.LifecycleService.Shutdown:input_type -> lodge.hypervisor.v1.ShutdownRequest
-	3,  // 30: lodge.hypervisor.v1.LifecycleService.Reboot:input_type -> lodge.hypervisor.v1.RebootRequest
-	5,  // 31: lodge.hypervisor.v1.LifecycleService.Reset:input_type -> lodge.hypervisor.v1.ResetRequest
-	7,  // 32: lodge.hypervisor.v1.LifecycleService.Suspend:input_type -> lodge.hypervisor.v1.SuspendRequest
-	9,  // 33: lodge.hypervisor.v1.LifecycleService.Resume:input_type -> lodge.hypervisor.v1.ResumeRequest
-	11, // 34: lodge.hypervisor.v1.LifecycleService.SendKey:input_type -> lodge.hypervisor.v1.SendKeyRequest
-	13, // 35: lodge.hypervisor.v1.LifecycleService.InjectNMI:input_type -> lodge.hypervisor.v1.InjectNMIRequest
-	15, // 36: lodge.hypervisor.v1.ConsoleService.OpenConsole:input_type -> lodge.hypervisor.v1.OpenConsoleRequest
-	19, // 37: lodge.hypervisor.v1.ConsoleService.Screenshot:input_type -> lodge.hypervisor.v1.ScreenshotRequest
-	21, // 38: lodge.hypervisor.v1.StatsService.Collect:input_type -> lodge.hypervisor.v1.CollectRequest
-	25, // 39: lodge.hypervisor.v1.CapabilityService.DomainCapabilities:input_type -> lodge.hypervisor.v1.DomainCapabilitiesRequest
-	27, // 40: lodge.hypervisor.v1.CapabilityService.CPUModels:input_type -> lodge.hypervisor.v1.CPUModelsRequest
-	2,  // 41: lodge.hypervisor.v1.LifecycleService.Shutdown:output_type -> lodge.hypervisor.v1.ShutdownResponse
-	4,  // 42: lodge.hypervisor.v1.LifecycleService.Reboot:output_type -> lodge.hypervisor.v1.RebootResponse
-	6,  // 43: lodge.hypervisor.v1.LifecycleService.Reset:output_type -> lodge.hypervisor.v1.ResetResponse
-	8,  // 44: lodge.hypervisor.v1.LifecycleService.Suspend:output_type -> lodge.hypervisor.v1.SuspendResponse
-	10, // 45: lodge.hypervisor.v1.LifecycleService.Resume:output_type -> lodge.hypervisor.v1.ResumeResponse
-	12, // 46: lodge.hypervisor.v1.LifecycleService.SendKey:output_type -> lodge.hypervisor.v1.SendKeyResponse
-	14, // 47: lodge.hypervisor.v1.LifecycleService.InjectNMI:output_type -> lodge.hypervisor.v1.InjectNMIResponse
-	17, // 48: lodge.hypervisor.v1.ConsoleService.OpenConsole:output_type -> lodge.hypervisor.v1.OpenConsoleResponse
-	20, // 49: lodge.hypervisor.v1.ConsoleService.Screenshot:output_type -> lodge.hypervisor.v1.ScreenshotResponse
-	23, // 50: lodge.hypervisor.v1.StatsService.Collect:output_type -> lodge.hypervisor.v1.CollectResponse
-	26, // 51: lodge.hypervisor.v1.CapabilityService.DomainCapabilities:output_type -> lodge.hypervisor.v1.DomainCapabilitiesResponse
-	28, // 52: lodge.hypervisor.v1.CapabilityService.CPUModels:output_type -> lodge.hypervisor.v1.CPUModelsResponse
-	41, // [41:53] is the sub-list for method output_type
-	29, // [29:41] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	32, // 14: lodge.hypervisor.v1.ResumeRequest.leases:type_name -> lodge.hypervisor.v1.Lease
+	31, // 15: lodge.hypervisor.v1.ResumeResponse.change:type_name -> lodge.hypervisor.v1.Change
+	29, // 16: lodge.hypervisor.v1.SendKeyRequest.guest:type_name -> lodge.hypervisor.v1.Guest
+	30, // 17: lodge.hypervisor.v1.SendKeyRequest.handle:type_name -> lodge.hypervisor.v1.Handle
+	29, // 18: lodge.hypervisor.v1.InjectNMIRequest.guest:type_name -> lodge.hypervisor.v1.Guest
+	30, // 19: lodge.hypervisor.v1.InjectNMIRequest.handle:type_name -> lodge.hypervisor.v1.Handle
+	16, // 20: lodge.hypervisor.v1.OpenConsoleRequest.open:type_name -> lodge.hypervisor.v1.ConsoleTarget
+	29, // 21: lodge.hypervisor.v1.ConsoleTarget.guest:type_name -> lodge.hypervisor.v1.Guest
+	30, // 22: lodge.hypervisor.v1.ConsoleTarget.handle:type_name -> lodge.hypervisor.v1.Handle
+	18, // 23: lodge.hypervisor.v1.OpenConsoleResponse.opened:type_name -> lodge.hypervisor.v1.ConsoleOpened
+	29, // 24: lodge.hypervisor.v1.ScreenshotRequest.guest:type_name -> lodge.hypervisor.v1.Guest
+	30, // 25: lodge.hypervisor.v1.ScreenshotRequest.handle:type_name -> lodge.hypervisor.v1.Handle
+	22, // 26: lodge.hypervisor.v1.CollectRequest.guests:type_name -> lodge.hypervisor.v1.GuestHandle
+	29, // 27: lodge.hypervisor.v1.GuestHandle.guest:type_name -> lodge.hypervisor.v1.Guest
+	30, // 28: lodge.hypervisor.v1.GuestHandle.handle:type_name -> lodge.hypervisor.v1.Handle
+	24, // 29: lodge.hypervisor.v1.CollectResponse.stats:type_name -> lodge.hypervisor.v1.Stat
+	1,  // 30: lodge.hypervisor.v1.LifecycleService.Shutdown:input_type -> lodge.hypervisor.v1.ShutdownRequest
+	3,  // 31: lodge.hypervisor.v1.LifecycleService.Reboot:input_type -> lodge.hypervisor.v1.RebootRequest
+	5,  // 32: lodge.hypervisor.v1.LifecycleService.Reset:input_type -> lodge.hypervisor.v1.ResetRequest
+	7,  // 33: lodge.hypervisor.v1.LifecycleService.Suspend:input_type -> lodge.hypervisor.v1.SuspendRequest
+	9,  // 34: lodge.hypervisor.v1.LifecycleService.Resume:input_type -> lodge.hypervisor.v1.ResumeRequest
+	11, // 35: lodge.hypervisor.v1.LifecycleService.SendKey:input_type -> lodge.hypervisor.v1.SendKeyRequest
+	13, // 36: lodge.hypervisor.v1.LifecycleService.InjectNMI:input_type -> lodge.hypervisor.v1.InjectNMIRequest
+	15, // 37: lodge.hypervisor.v1.ConsoleService.OpenConsole:input_type -> lodge.hypervisor.v1.OpenConsoleRequest
+	19, // 38: lodge.hypervisor.v1.ConsoleService.Screenshot:input_type -> lodge.hypervisor.v1.ScreenshotRequest
+	21, // 39: lodge.hypervisor.v1.StatsService.Collect:input_type -> lodge.hypervisor.v1.CollectRequest
+	25, // 40: lodge.hypervisor.v1.CapabilityService.DomainCapabilities:input_type -> lodge.hypervisor.v1.DomainCapabilitiesRequest
+	27, // 41: lodge.hypervisor.v1.CapabilityService.CPUModels:input_type -> lodge.hypervisor.v1.CPUModelsRequest
+	2,  // 42: lodge.hypervisor.v1.LifecycleService.Shutdown:output_type -> lodge.hypervisor.v1.ShutdownResponse
+	4,  // 43: lodge.hypervisor.v1.LifecycleService.Reboot:output_type -> lodge.hypervisor.v1.RebootResponse
+	6,  // 44: lodge.hypervisor.v1.LifecycleService.Reset:output_type -> lodge.hypervisor.v1.ResetResponse
+	8,  // 45: lodge.hypervisor.v1.LifecycleService.Suspend:output_type -> lodge.hypervisor.v1.SuspendResponse
+	10, // 46: lodge.hypervisor.v1.LifecycleService.Resume:output_type -> lodge.hypervisor.v1.ResumeResponse
+	12, // 47: lodge.hypervisor.v1.LifecycleService.SendKey:output_type -> lodge.hypervisor.v1.SendKeyResponse
+	14, // 48: lodge.hypervisor.v1.LifecycleService.InjectNMI:output_type -> lodge.hypervisor.v1.InjectNMIResponse
+	17, // 49: lodge.hypervisor.v1.ConsoleService.OpenConsole:output_type -> lodge.hypervisor.v1.OpenConsoleResponse
+	20, // 50: lodge.hypervisor.v1.ConsoleService.Screenshot:output_type -> lodge.hypervisor.v1.ScreenshotResponse
+	23, // 51: lodge.hypervisor.v1.StatsService.Collect:output_type -> lodge.hypervisor.v1.CollectResponse
+	26, // 52: lodge.hypervisor.v1.CapabilityService.DomainCapabilities:output_type -> lodge.hypervisor.v1.DomainCapabilitiesResponse
+	28, // 53: lodge.hypervisor.v1.CapabilityService.CPUModels:output_type -> lodge.hypervisor.v1.CPUModelsResponse
+	42, // [42:54] is the sub-list for method output_type
+	30, // [30:42] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_optional_proto_init() }

@@ -332,7 +332,8 @@ func (s *lockService) Limits() adminserver.Limits {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.Server.Limits()
-	return adminserver.Limits{Clients: uint32(l.Clients), MaxClients: uint32(l.MaxClients), MaxUnauthenticated: s.maxUnauthenticated}
+	most := uint32(l.MaxClients)
+	return adminserver.Limits{Clients: uint32(l.Clients), MaxClients: most, MaxUnauthenticated: min(s.maxUnauthenticated, most)}
 }
 
 // SetLimits implements adminserver.Service.

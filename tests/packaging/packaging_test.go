@@ -121,31 +121,37 @@ func TestSystemdReadsTheUnits(t *testing.T) {
 // story is what the init script is asked, and what it ends with. The shell has the functions ask, and pid for the daemon's number.
 const story = `
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log || exit 1
-ask() { "$1/etc/init.d/lodge-lockd" "$2" >/dev/null 2>/run/said; echo "$2 $?"; cat /run/said; }
+root=$0
+prefix=$1
+ask() { "$root/etc/init.d/lodge-lockd" "$1" >/dev/null 2>/run/said; echo "$1 $?"; cat /run/said; }
 pid() { cat /run/lodge/lockd.pid; }
-ask "$0" status
-ask "$0" stop
-ask "$0" start
-ask "$0" start
-ask "$0" status
+ask status
+ask stop
+ask start
+ask start
+ask status
 first=$(pid)
-ask "$0" reload
-sleep 0.5
-ask "$0" status
+cp "$prefix/sbin/lodge-lockd" "$prefix/sbin/new" && mv "$prefix/sbin/new" "$prefix/sbin/lodge-lockd"
+readlink "/proc/$first/exe" | sed 's/.*lodge-lockd/it runs lodge-lockd/'
+ask reload
+n=0
+while [ $n -lt 100 ] && readlink "/proc/$first/exe" | grep -q deleted; do sleep 0.1; n=$((n + 1)); done
+readlink "/proc/$first/exe" | sed 's/.*lodge-lockd/it runs lodge-lockd/'
+ask status
 [ "$(pid)" = "$first" ] && echo 'the same process goes on'
 [ -S /run/libvirt/virtlockd-sock ] && [ -S /run/libvirt/virtlockd-admin-sock ] && echo 'it serves'
-ask "$0" restart
+ask restart
 [ "$(pid)" = "$first" ] || echo 'another process has begun'
 kill -KILL "$(pid)"
-while [ -d "/proc/$(pid)" ]; do sleep 0.05; done
-ask "$0" status
-ask "$0" reload
-ask "$0" start
-ask "$0" try-restart
-ask "$0" stop
-ask "$0" status
-ask "$0" try-restart
-ask "$0" nonsense
+while readlink "/proc/$(pid)/exe" >/dev/null; do sleep 0.05; done
+ask status
+ask reload
+ask start
+ask try-restart
+ask stop
+ask status
+ask try-restart
+ask nonsense
 `
 
 // told is what the story has to come to. Codes are those of the Linux Standard Base for init scripts.
@@ -154,7 +160,9 @@ stop 0
 start 0
 start 0
 status 0
+it runs lodge-lockd (deleted)
 reload 0
+it runs lodge-lockd
 status 0
 the same process goes on
 it serves
@@ -177,7 +185,7 @@ func TestInitScriptOfTheLockDaemon(t *testing.T) {
 		t.Skip("needs unshare and root to make a mount namespace")
 	}
 	i := install(t)
-	out, err := i.run(t, "unshare", "--mount", "--propagation", "private", "sh", "-c", story, i.root)
+	out, err := i.run(t, "unshare", "--mount", "--propagation", "private", "sh", "-c", story, i.root, i.prefix)
 	if err != nil {
 		t.Error(err)
 	}

@@ -143,7 +143,7 @@ func (o options) outputs(level logging.Level) (logging.Outputs, error) {
 	if o.private {
 		at.log = o.journal + ".log"
 	}
-	return logging.Choice{Level: level, Background: o.background, File: at.log}.Outputs()
+	return logging.Choice{Level: level, Background: o.background, File: at.log, FolderMode: folderMode()}.Outputs()
 }
 
 // configureLog puts into force what the environment and a configuration say about the log. After an error nothing has changed.
@@ -332,7 +332,8 @@ func (s *lockService) Limits() adminserver.Limits {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.Server.Limits()
-	return adminserver.Limits{Clients: uint32(l.Clients), MaxClients: uint32(l.MaxClients), MaxUnauthenticated: s.maxUnauthenticated}
+	most := uint32(l.MaxClients)
+	return adminserver.Limits{Clients: uint32(l.Clients), MaxClients: most, MaxUnauthenticated: min(s.maxUnauthenticated, most)}
 }
 
 // SetLimits implements adminserver.Service.

@@ -44,10 +44,7 @@ func (o options) folder() error {
 	if _, err := os.Stat(dir); err == nil || dir != filepath.Dir(at.socket) {
 		return nil
 	}
-	mode := os.FileMode(0o700)
-	if os.Geteuid() == 0 {
-		mode = 0o755
-	}
+	mode := folderMode()
 	if err := os.MkdirAll(dir, mode); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
@@ -55,6 +52,14 @@ func (o options) folder() error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	return nil
+}
+
+// folderMode is the mode of folders that are made: libvirt's own daemons serve beside root's, under users of their own.
+func folderMode() os.FileMode {
+	if os.Geteuid() == 0 {
+		return 0o755
+	}
+	return 0o700
 }
 
 // listen takes the sockets that systemd has passed, and makes those that it has not. Those that a predecessor in this process has left are

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/lodgevirt/lodge/host/internal/adminproto"
+	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/virtlockdtest"
@@ -289,4 +292,53 @@ func TestPriorityWorkersAreRefused(t *testing.T) {
 	if got.code != 1 || !strings.Contains(got.stderr, "invalid argument: server \"virtlockd\" does its calls without workers") {
 		t.Errorf("ours: %+v", got)
 	}
+}
+
+func TestAdministratorsNoticeNothingOfAReplacement(t *testing.T) {
+	needVirtAdmin(t)
+	d := virtlockdtest.Prepare(t, asVirtlockd(t)).Start(t, "-f", "/dev/null")
+	if got := virtAdmin(t, d, "srv-clients-set", "virtlockd", "--max-clients", "20", "--max-unauth-clients", "20"); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	guest := register(t, d)
+	conn := d.Dial(t, d.AdminSocket)
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	reader, writer := rpc.NewReader(conn, rpc.ReaderConfig{}), rpc.NewWriter(conn, patience)
+	ask := func() {
+		t.Helper()
+		h := rpc.Header{Program: adminproto.Program, Version: adminproto.Version, Procedure: adminproto.GetLibVersion}
+		if err := writer.Send(h, nil); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := reader.Next(); err != nil || f.Status != rpc.OK {
+			t.Fatalf("answer %+v, error %v", f, err)
+		}
+	}
+	ask()
+	before := virtAdmin(t, d, "client-list virtlockd; client-info virtlockd 1; srv-clients-info virtlockd")
+	client := lockclient.New(d.Socket)
+	defer client.Close()
+	first, err := client.Status(t.Context())
+	if err == nil {
+		err = syscall.Kill(d.PID(), syscall.SIGUSR1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the program is not replaced", func() bool {
+		ask()
+		now, err := client.Status(t.Context())
+		return err == nil && now.Started.After(first.Started)
+	})
+	client.Close()
+	eventually(t, "a client that has left is still there", func() bool {
+		return strings.Contains(virtAdmin(t, d, "srv-clients-info", "virtlockd").stdout, "nclients            : 1\n")
+	})
+	after := virtAdmin(t, d, "client-list virtlockd; client-info virtlockd 1; srv-clients-info virtlockd")
+	if before != after {
+		t.Errorf("before %+v\nafter %+v", before, after)
+	}
+	call(t, guest, lockproto.ClassicCreateLockspace, &lockproto.CreateLockspaceArgs{Path: t.TempDir()})
 }

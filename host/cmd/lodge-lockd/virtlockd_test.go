@@ -130,7 +130,11 @@ func endByPIDFile(t *testing.T, path string) {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon does not end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+	eventually(t, "the daemon does not end", func() bool {
+		// Whoever has become its parent may be slow to notice.
+		_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return err != nil
+	})
 }
 
 func TestDaemonInTheBackground(t *testing.T) {
@@ -315,6 +319,25 @@ func TestMistakesInTheConfigurationAreNamed(t *testing.T) {
 		}
 		if code, stderr := d.Stop(t); code != 1 || !strings.Contains(stderr, conf+want) {
 			t.Errorf("%q: code %d: %s", text, code, stderr)
+		}
+	}
+}
+
+func TestWhatTheSystemDoesNotAllowIsAWarning(t *testing.T) {
+	program := asVirtlockd(t)
+	for _, tool := range []string{"prlimit", "setpriv"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool, "is not installed")
+		}
+	}
+	d := virtlockdtest.Prepare(t, "prlimit").Start(t, "--nofile=500:500", "setpriv", "--bounding-set=-sys_resource", program, "-f", "/dev/null")
+	if !d.Running() {
+		t.Error("the daemon does not run")
+	}
+	_, stderr := d.Stop(t)
+	for _, want := range []string{"few files may be open", "limit=500", "cannot lower the chance to be killed for memory"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in %s", want, stderr)
 		}
 	}
 }

@@ -74,9 +74,8 @@ func (s *Server) Disconnect(id uint64) bool { return s.service.Close(id) }
 
 // Limits implements Service.
 func (s *Server) Limits() Limits {
-	return Limits{
-		Clients: uint32(s.service.Count()), MaxClients: uint32(s.service.Limit()), MaxUnauthenticated: s.maxUnauthenticated.Load(),
-	}
+	most := uint32(s.service.Limit())
+	return Limits{Clients: uint32(s.service.Count()), MaxClients: most, MaxUnauthenticated: min(s.maxUnauthenticated.Load(), most)}
 }
 
 // SetLimits implements Service. At the limit further connections wait until another one ends.

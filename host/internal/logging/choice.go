@@ -17,8 +17,10 @@ type Choice struct {
 	Level Level
 	// Background says that the daemon has no terminal any more.
 	Background bool
-	// File is the log of a daemon in the background where there is no journal.
-	File string
+	// File is the log of a daemon in the background where there is no journal, and FolderMode the mode of its folder if it is
+	// missing.
+	File       string
+	FolderMode os.FileMode
 }
 
 // Outputs returns the choice: the journal, if there is one, for a daemon that nobody watches; else the file in the background, whose
@@ -32,7 +34,7 @@ func (c Choice) Outputs() (Outputs, error) {
 	case !c.Background:
 		return Outputs{{Level: c.Level, Destination: Stderr}}, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(c.File), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.File), c.FolderMode); err != nil {
 		return nil, fmt.Errorf("make folder for the log: %w", err)
 	}
 	return Outputs{{Level: c.Level, Destination: File, Target: c.File}}, nil

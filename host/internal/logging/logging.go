@@ -256,8 +256,8 @@ const (
 	None    Level = 5
 )
 
-// names are the levels in the log's lines, all of one width.
-var names = map[Level]string{Debug: "[DEBUG]", Info: "[INFO] ", Warning: "[WARN] ", Error: "[ERROR]"}
+// tags are the levels in the log's lines, all of one width.
+var tags = map[Level]string{Debug: "[DEBUG]", Info: "[INFO] ", Warning: "[WARN] ", Error: "[ERROR]"}
 
 // levelFrom reads hclog's level.
 func levelFrom(l hclog.Level) Level {

@@ -350,7 +350,7 @@ func TestChoice(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "deep/log")
 	for want, c := range map[string]logging.Choice{
 		"3:stderr":       {Level: logging.Warning, File: file},
-		"2:file:" + file: {Level: logging.Info, Background: true, File: file},
+		"2:file:" + file: {Level: logging.Info, Background: true, File: file, FolderMode: 0o700},
 	} {
 		got, err := c.Outputs()
 		if err != nil || got.String() != want {

@@ -38,7 +38,7 @@ type textWriter struct {
 }
 
 func (w *textWriter) write(r record) error {
-	w.buf = fmt.Appendf(w.buf[:0], "%s %s %s\n", r.time.Format(hclog.TimeFormat), names[r.level], r.text)
+	w.buf = fmt.Appendf(w.buf[:0], "%s %s %s\n", r.time.Format(hclog.TimeFormat), tags[r.level], r.text)
 	if _, err := w.out.Write(w.buf); err != nil {
 		return fmt.Errorf("write log: %w", err)
 	}

@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/tests/peer"
 )
 
 // options are the command line.
@@ -31,20 +32,13 @@ type options struct {
 }
 
 func main() {
+	peer.RunJail()
 	var o options
-	jailed := flag.String("jail", "", "internal: be the parent of a libvirtd whose files are under this folder")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built binaries")
 	flag.StringVar(&o.out, "out", "", "file to write the table to, besides standard output")
 	flag.StringVar(&o.only, "only", "", "measure only lodged or only libvirtd")
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter measurements")
 	flag.Parse()
-	if *jailed != "" {
-		if err := runJail(*jailed, os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := run(ctx, o)
 	stop()
@@ -102,14 +96,10 @@ func chooseTargets(o options, scratch string) ([]target, error) {
 		targets = append(targets, newLodge(bin, filepath.Join(scratch, "l")))
 	}
 	if o.only != "lodged" {
-		path, err := exec.LookPath("libvirtd")
-		switch {
-		case err != nil:
-			fmt.Fprintln(os.Stderr, "libvirtd is not installed (apt-get install libvirt-daemon-system): measuring lodged alone")
-		case os.Geteuid() != 0:
-			fmt.Fprintln(os.Stderr, "libvirtd needs root for an instance of its own: measuring lodged alone")
-		default:
-			targets = append(targets, newPeer(path, filepath.Join(scratch, "p")))
+		if err := peer.Available(); err != nil {
+			fmt.Fprintln(os.Stderr, "measuring lodged alone:", err)
+		} else {
+			targets = append(targets, newLibvirtd(filepath.Join(scratch, "p")))
 		}
 	}
 	return targets, nil

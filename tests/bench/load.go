@@ -55,7 +55,7 @@ func drive(ctx context.Context, t target, conns, limit int, d time.Duration, do 
 	open := make([]*conn, 0, conns)
 	defer func() {
 		for _, c := range open {
-			c.close()
+			c.Close()
 		}
 	}()
 	for range conns {

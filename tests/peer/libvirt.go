@@ -89,8 +89,11 @@ func Build(ctx context.Context, dir string) (*Libvirt, error) {
 // Configure sets the configuration of one of libvirt's daemons or drivers, such as "qemu-lockd.conf", besides what all have here; it
 // counts from the next start on.
 func (l *Libvirt) Configure(name string, lines ...string) error {
-	text := strings.Join(append(slices.Clone(base[name]), lines...), "\n") + "\n"
-	if err := os.WriteFile(filepath.Join(l.dir, "etc", name), []byte(text), 0o600); err != nil {
+	var text strings.Builder
+	for _, line := range slices.Concat(base[name], lines) {
+		text.WriteString(line + "\n")
+	}
+	if err := os.WriteFile(filepath.Join(l.dir, "etc", name), []byte(text.String()), 0o600); err != nil {
 		return fmt.Errorf("configure libvirtd: %w", err)
 	}
 	return nil

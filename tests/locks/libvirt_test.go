@@ -44,6 +44,7 @@ type house struct {
 // newHouse starts the daemons; conf is qemu-lockd.conf.
 func newHouse(t *testing.T, conf ...string) *house {
 	t.Helper()
+	long(t)
 	bin := binary(t, "lodge-lockd")
 	if err := peer.Available(); err != nil {
 		t.Skip(err)

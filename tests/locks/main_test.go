@@ -30,16 +30,25 @@ func TestMain(m *testing.M) {
 	rig.RunProbe()
 	peer.RunJail()
 	lockd.RunEye()
+	lockd.RunOwner()
 	code := m.Run()
 	built.Close()
 	os.Exit(code)
 }
 
+// long skips the test if tests are to be short.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}
+
 // binary returns the path of a daemon under test.
 func binary(t *testing.T, name string) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts daemons")
+	if testing.Short() && os.Getenv("LODGE_BIN") == "" {
+		t.Skip("builds daemons")
 	}
 	dir, err := built.Dir()
 	if err != nil {

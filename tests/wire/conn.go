@@ -74,6 +74,9 @@ func (c *Conn) SetPatience(d time.Duration) error {
 	return nil
 }
 
+// Descriptor is the socket, which stays the connection's.
+func (c *Conn) Descriptor() int { return c.fd }
+
 // Close closes the connection without a word, as clients may.
 func (c *Conn) Close() {
 	_ = unix.Close(c.fd) // Nothing is pending, and there is nobody to tell.

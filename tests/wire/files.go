@@ -43,7 +43,7 @@ func (c *Conn) CallFiles(p Program, procedure uint32, args []byte) ([]byte, []*o
 	}
 	var files []*os.File
 	for range n {
-		f, err := c.file()
+		f, err := ReceiveFile(c.fd)
 		if err != nil {
 			for _, f := range files {
 				_ = f.Close() // It was only received.
@@ -55,11 +55,11 @@ func (c *Conn) CallFiles(p Program, procedure uint32, args []byte) ([]byte, []*o
 	return r.Rest, files, nil
 }
 
-// file receives one descriptor.
-func (c *Conn) file() (*os.File, error) {
+// ReceiveFile receives a byte and the descriptor that comes with it from a unix socket.
+func ReceiveFile(fd int) (*os.File, error) {
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, size, _, _, err := unix.Recvmsg(c.fd, data, control, unix.MSG_CMSG_CLOEXEC)
+		n, size, _, _, err := unix.Recvmsg(fd, data, control, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

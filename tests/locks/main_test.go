@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 	peer.RunJail()
 	lockd.RunEye()
 	lockd.RunOwner()
+	runMirror()
 	code := m.Run()
 	built.Close()
 	os.Exit(code)
@@ -169,12 +170,12 @@ func watch(t *testing.T) *lockd.Eye {
 	return e
 }
 
-// sleeper starts a process that does nothing, to own locks.
-func sleeper(t *testing.T) *exec.Cmd {
+// sleeper starts a process that does nothing, to own locks until a test ends.
+func sleeper(t, until *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "sleep", "3600")
 	must(t, cmd.Start())
-	t.Cleanup(func() { end(cmd) })
+	until.Cleanup(func() { end(cmd) })
 	return cmd
 }
 

@@ -66,7 +66,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 		w.reexecutes = false
 		among = slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return strings.HasPrefix(s.name, "re-execute") })
 	}
-	wander(w, among)
+	wander(w, among, operations*scale(t))
 }
 
 // TestTheModelIsVirtlockds does the same to libvirt's own daemon, as far as it goes: what the model says of virtlockd's program is
@@ -90,13 +90,12 @@ func TestTheModelIsVirtlockds(t *testing.T) {
 	defer cancel()
 	must(t, peer.Await(ctx, l.LockSocket()))
 	among := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.oursOnly })
-	wander(newWorld(t, dir, &theirs{l, pid}), among)
+	wander(newWorld(t, dir, &theirs{l, pid}), among, operations/2*scale(t))
 }
 
-// wander does steps at random.
-func wander(w *world, among []step) {
+// wander does n steps at random.
+func wander(w *world, among []step, n int) {
 	w.t.Helper()
-	n := operations * scale(w.t)
 	if testing.Short() {
 		n = operationsShort
 	}

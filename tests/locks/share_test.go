@@ -444,7 +444,7 @@ func TestACoreAndVirtlockdNeverShareADisk(t *testing.T) {
 	for n := range 4 {
 		a.wg.Go(func() { s.work(rand.New(rand.NewPCG(0, uint64(n)))) })
 		o := &rival{arena: a, calls: &calls, client: dial(t, l.LockSocket()), name: fmt.Sprint("rival-", n)}
-		must(t, o.client.Register(lockd.Owner{UUID: [16]byte{byte(n + 1)}, Name: o.name, ID: uint32(n + 1), PID: sleeper(t).Process.Pid}))
+		must(t, o.client.Register(lockd.Owner{UUID: [16]byte{byte(n + 1)}, Name: o.name, ID: uint32(n + 1), PID: sleeper(t, t).Process.Pid}))
 		must(t, o.client.CreateSpace(a.lockspace()))
 		a.wg.Go(func() { o.work(rand.New(rand.NewPCG(1, uint64(n)))) })
 	}

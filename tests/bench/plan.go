@@ -23,11 +23,13 @@ type plan struct {
 	small, large int
 	// repeat is how often short figures are taken; the median counts.
 	repeat int
+	// fewLocks and manyLocks are the numbers of locks.
+	fewLocks, manyLocks int
 }
 
 var (
-	fullPlan  = plan{window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5}
-	quickPlan = plan{window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3}
+	fullPlan  = plan{window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5, fewLocks: 1000, manyLocks: 10000}
+	quickPlan = plan{window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3, fewLocks: 1000, manyLocks: 10000}
 )
 
 // together is how many connections the figures for many clients use.

@@ -1,6 +1,7 @@
 package lockd
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -255,4 +256,13 @@ func readLease(r *wire.Reader) Lease {
 	l.Path, l.State, l.Detail = r.String(), r.Uint32(), r.String()
 	r.Uint64() // since when
 	return l
+}
+
+// resourceBusy is libvirt's number for what another has (VIR_ERR_RESOURCE_BUSY).
+const resourceBusy = 87
+
+// Busy says whether an error is the refusal of a lock that another has.
+func Busy(err error) bool {
+	var refused *wire.Error
+	return errors.As(err, &refused) && refused.Code == resourceBusy
 }

@@ -199,7 +199,7 @@ func forget(got []lockclient.Lease) {
 	}
 }
 
-// prober starts a process that tries to get a lock all the while; wait returns when it had it.
+// prober starts a process that tries to get a lock all the while; wait returns when it had it, and has it no more.
 func prober(t *testing.T, path string) (wait func() string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], path)
@@ -220,6 +220,7 @@ func prober(t *testing.T, path string) (wait func() string) {
 	}
 	return func() string {
 		line, _ := lines.ReadString('\n')
+		end(cmd)
 		return strings.TrimSpace(line)
 	}
 }

@@ -57,16 +57,24 @@ func probe(path string) {
 // rig is a daemon under a keeper, with a client.
 type rig struct {
 	*lockclient.Client
-	t      *testing.T
-	dir    string
-	spaces string
-	ready  chan lockclient.Status
+	t *testing.T
+	// program is what the daemon is started as.
+	program string
+	dir     string
+	spaces  string
+	ready   chan lockclient.Status
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOf(t, os.Args[0])
+}
+
+// newRigOf is newRig with a program that leads to the test binary.
+func newRigOf(t *testing.T, program string) *rig {
+	t.Helper()
 	dir := t.TempDir()
-	r := &rig{t: t, dir: dir, spaces: filepath.Join(dir, "locks"), ready: make(chan lockclient.Status, 64)}
+	r := &rig{t: t, dir: dir, program: program, spaces: filepath.Join(dir, "locks"), ready: make(chan lockclient.Status, 64)}
 	r.Client = lockclient.New(r.path("sock"))
 	t.Cleanup(r.Close)
 	t.Setenv(roleVariable, "daemon")
@@ -95,7 +103,7 @@ func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
 
 func (r *rig) command() []string {
 	return []string{
-		os.Args[0], "--socket", r.path("sock"), "--journal", r.path("journal"), "--log-level", "debug",
+		r.program, "--socket", r.path("sock"), "--journal", r.path("journal"), "--log-level", "debug",
 		"--lockspace-dir", r.spaces,
 	}
 }

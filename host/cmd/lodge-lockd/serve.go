@@ -31,7 +31,9 @@ const (
 // serve runs the daemon until the context ends, or until nobody has used it for its timeout. A daemon that follows another one in this
 // process does without what it cannot have, because its end would cost locks.
 func serve(ctx context.Context, o options, c *control) error {
-	left := reexec.Find(o.restart, map[string]string{lockserver.Name: o.socket, adminName: o.adminSocket}, c.logger)
+	left := reexec.Find(reexec.Places{
+		State: o.restart, PIDFile: o.pidFile, Sockets: map[string]string{lockserver.Name: o.socket, adminName: o.adminSocket},
+	}, c.logger)
 	// fatal returns an error that ends the daemon, or tells one that does not.
 	fatal := func(err error) error {
 		if err != nil && left.Left() {

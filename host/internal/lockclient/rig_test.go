@@ -21,6 +21,8 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // patience is how long a test waits for what must happen before it fails instead of hanging.
@@ -149,6 +151,36 @@ func mute(t *testing.T, dir string) (count func() int) {
 		}
 	})
 	return func() int { mu.Lock(); defer mu.Unlock(); return len(conns) }
+}
+
+// refuse is a daemon that knows no procedure.
+func refuse(t *testing.T, dir string) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(dir, "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		r, w := rpc.NewReader(conn, rpc.ReaderConfig{}), rpc.NewWriter(conn, patience)
+		for {
+			f, err := r.Next()
+			if err != nil {
+				return
+			}
+			unknown := verr.New(verr.RPC, "unknown procedure: %d", f.Procedure)
+			payload, err := rpc.NewError(unknown, verr.FromRPC).Append(nil)
+			if err != nil || w.Send(f.Answer(rpc.Failed), payload) != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { l.Close(); done.Wait() })
 }
 
 func guest(n byte, generation uint64) Owner {

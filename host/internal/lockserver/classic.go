@@ -59,27 +59,31 @@ var classicProcedures = [...]classicProcedure{
 	lockproto.ClassicCreateLockspace: {decode: decodePath, do: (*classic).createSpace},
 }
 
-// call runs a procedure of virtlockd's program.
-func (c *classic) call(f rpc.Frame) error {
+// call runs a procedure of virtlockd's program. It returns the domain of an error that names none itself.
+func (c *classic) call(f rpc.Frame) (verr.Domain, error) {
 	if f.Procedure <= 0 || int(f.Procedure) >= len(classicProcedures) {
-		return unknown(f)
+		return verr.FromRPC, unknown(f)
 	}
 	p := &classicProcedures[f.Procedure]
 	var r request
 	if err := p.decode(f, &r); err != nil {
-		return err
+		return verr.FromRPC, err
 	}
 	switch {
 	case r.flags&^p.flags != 0:
-		return verr.New(verr.InvalidArg, "unsupported flags 0x%x", r.flags).In(verr.FromRPC)
+		return verr.FromRPC, verr.New(verr.InvalidArg, "unsupported flags 0x%x", r.flags)
 	case c.restricted:
-		return verr.New(verr.OperationDenied, "lock manager connection has been restricted").In(verr.FromRPC)
+		return verr.FromRPC, verr.New(verr.OperationDenied, "lock manager connection has been restricted")
 	case p.owner && !c.registered:
-		return verr.New(verr.OperationInvalid, "lock owner details have not been registered").In(verr.FromRPC)
+		return verr.FromRPC, verr.New(verr.OperationInvalid, "lock owner details have not been registered")
 	}
 	ctx := &deadline{Context: c.server.calls}
 	defer ctx.end()
-	return classicError(p.do(c, ctx, &r))
+	err := classicError(p.do(c, ctx, &r))
+	if f.Procedure == lockproto.ClassicCreateResource && err != nil && verr.From(err).Code == verr.SystemError {
+		return verr.FromNone, err // virtlockd makes the file by other means than all else
+	}
+	return verr.FromLockspace, err
 }
 
 func decodeOwner(f rpc.Frame, r *request) error {
@@ -240,7 +244,7 @@ func (c *classic) left(why error) {
 		return
 	}
 	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
-	c.server.fences.Go(func() {
+	c.server.work.Go(func() {
 		if err := fence(c.server.calls, id); err != nil {
 			c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
 		}

@@ -17,16 +17,21 @@ import (
 
 // procedures of our program. The frame's files are closed by the caller.
 var procedures = map[int32]func(*Server, context.Context, rpc.Frame) (answer, error){
-	lockproto.Acquire:    (*Server).acquire,
-	lockproto.SetProcess: (*Server).setProcess,
-	lockproto.Release:    (*Server).release,
-	lockproto.List:       (*Server).list,
-	lockproto.Adopt:      (*Server).adopt,
-	lockproto.Status:     (*Server).status,
+	lockproto.Acquire:      (*Server).acquire,
+	lockproto.SetProcess:   (*Server).setProcess,
+	lockproto.Release:      (*Server).release,
+	lockproto.List:         (*Server).list,
+	lockproto.Adopt:        (*Server).adopt,
+	lockproto.Status:       (*Server).status,
+	lockproto.ForceRelease: (*Server).forceRelease,
 }
 
 // call runs a procedure of our program.
-func (s *Server) call(_ *session, f rpc.Frame) (answer, error) {
+func (s *Server) call(c *session, f rpc.Frame) (answer, error) {
+	if f.Procedure == lockproto.Watch {
+		c.watch.begin(c, false)
+		return answer{}, nil
+	}
 	do, ok := procedures[f.Procedure]
 	if !ok {
 		return answer{}, unknown(f)
@@ -102,6 +107,18 @@ func (s *Server) release(ctx context.Context, f rpc.Frame) (answer, error) {
 	owner := leases.Owner{UUID: args.UUID, Generation: args.Generation}
 	n, err := s.table.Release(ctx, owner, resourcesOf(args.Resources))
 	return answer{value: &lockproto.ReleaseRet{Released: uint32(n)}}, err
+}
+
+func (s *Server) forceRelease(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.ForceReleaseArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	was, err := s.table.ForceRelease(ctx, args.Number)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{value: listOf([]leases.Info{was}, false)}, nil
 }
 
 func (s *Server) list(_ context.Context, f rpc.Frame) (answer, error) {

@@ -27,7 +27,7 @@ const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(roleVariable); socket != "" {
-		letGo(socket, os.Args[1])
+		letGo(socket, os.Args[1], os.Args[2] != "")
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -156,6 +156,9 @@ func (c *caller) call(program uint32, procedure int32, args any) (verdict, error
 	e, err := rpc.ParseError(f.Payload)
 	if err != nil {
 		return verdict{}, err
+	}
+	if e.Level != rpc.LevelError || e.Dom != nil || e.Net != nil || e.Message == nil || *e.Message == "" {
+		return verdict{}, fmt.Errorf("error %+v", e)
 	}
 	return verdict{e.Code, e.Domain}, nil
 }

@@ -24,6 +24,8 @@ var _ Saver = (*session)(nil)
 type sessionState struct {
 	// Start tells the owner's process from a later one with its number.
 	Start uint64 `json:"start,omitempty"`
+	// Watch says that the client is to be told of changes.
+	Watch bool `json:"watch,omitempty"`
 }
 
 // Save implements Saver.
@@ -32,7 +34,7 @@ func (c *session) Save() (lockstate.Private, json.RawMessage, error) {
 	private := lockstate.Private{
 		Restricted: c.classic.restricted, OwnerPID: int64(o.Process.PID), OwnerID: o.ID, OwnerName: o.Name, OwnerUUID: o.UUID.String(),
 	}
-	state := sessionState{Start: o.Process.StartTime}
+	state := sessionState{Start: o.Process.StartTime, Watch: c.watch.on()}
 	if state == (sessionState{}) {
 		return private, nil, nil
 	}
@@ -40,7 +42,7 @@ func (c *session) Save() (lockstate.Private, json.RawMessage, error) {
 	return private, text, err
 }
 
-// Adopt takes over a connection from a predecessor. After an error its descriptors are still the caller's.
+// Adopt takes over a connection from a predecessor, before the hub runs. After an error its descriptors are still the caller's.
 func (s *Server) Adopt(f hub.FrozenClient, private lockstate.Private, own json.RawMessage) error {
 	var state sessionState
 	if len(own) > 0 {
@@ -70,6 +72,10 @@ func (s *Server) Adopt(f hub.FrozenClient, private lockstate.Private, own json.R
 	}
 	c.client = client
 	c.classic.pid = client.Peer().Pid
+	if state.Watch {
+		c.watch.begin(c, true)
+		client.Pull()
+	}
 	return nil
 }
 

@@ -56,7 +56,7 @@ type Server struct {
 	// calls ends with the server.
 	calls  context.Context
 	cancel context.CancelFunc
-	fences sync.WaitGroup
+	work   sync.WaitGroup
 }
 
 // New adds the service to the hub, without listeners yet.
@@ -78,7 +78,7 @@ func (s *Server) Listen(l hub.Listener) error { return s.service.Listen(l) }
 // connections. It is called once the hub has ended, or will serve nobody any more.
 func (s *Server) Close() {
 	s.cancel()
-	s.fences.Wait()
+	s.work.Wait()
 }
 
 // open makes the session of a new connection, or refuses its peer.

@@ -18,7 +18,10 @@ type session struct {
 	client *hub.Client
 	// classic is used by calls of virtlockd's program, of which there is one at a time.
 	classic classic
+	watch   watch
 }
+
+var _ hub.Source = (*session)(nil)
 
 // answer is what a call of our program returns: a value to encode, and descriptors that are closed when they are sent.
 type answer struct {
@@ -44,7 +47,7 @@ func (c *session) Call(f rpc.Frame) hub.Answer {
 	err := c.guard(f.Header, func() (err error) {
 		switch {
 		case f.Program == lockproto.ClassicProgram && f.Version == lockproto.ClassicVersion:
-			err = c.classic.call(f)
+			domain, err = c.classic.call(f)
 		case f.Program == lockproto.Program && f.Version == lockproto.Version:
 			domain = verr.FromLocking
 			a, err = c.server.call(c, f)
@@ -88,7 +91,10 @@ func (a *answer) encode(err error, domain verr.Domain) hub.Answer {
 }
 
 // Closed deals with the owner that has let go of its connection.
-func (c *session) Closed(err error) { c.classic.left(err) }
+func (c *session) Closed(err error) {
+	c.watch.end()
+	c.classic.left(err)
+}
 
 func closeAll(files []*os.File) {
 	for _, f := range files {

@@ -5,9 +5,14 @@
 // guest that inherited one lives exactly as long as the guest, whatever becomes of the daemon that took it. The kernel is the
 // only judge of conflicts; it also sees the POSIX locks that libvirt's own virtlockd takes on the same byte.
 //
+// A process that replaces virtlockd in place has such POSIX locks, which are its own and end when it closes any descriptor of the file.
+// They are only ever inherited (Inherit), never taken. While one lives, this package keeps all descriptors of its file open, and
+// everybody else in the process closes descriptors that may be of lock files with CloseFile.
+//
 // Nothing here waits for a lock: a conflict is answered at once with a BusyError. Nothing here knows owners; package leases
-// does. A Lock must not be used by two goroutines at the same time; everything else is safe concurrently. A failed call
-// leaves neither a lock nor a descriptor behind; a lock file that it created may stay, unlocked and empty.
+// does. A Lock must not be used by two goroutines at the same time, but for what only tells about it; everything else is safe
+// concurrently. A failed call leaves neither a lock nor a descriptor behind; a lock file that it created may stay, unlocked and
+// empty.
 package lockspace
 
 import (

@@ -82,12 +82,13 @@ func current(f *os.File) bool {
 	return err == nil && os.SameFile(ours, now)
 }
 
-// write writes the number as libvirt's daemons do, without a line's end.
+// write writes the number as libvirt's daemons do, without a line's end. Where it stands already it can be read all the time.
 func write(f *os.File) error {
-	if err := f.Truncate(0); err != nil {
+	number := strconv.Itoa(os.Getpid())
+	if _, err := f.WriteAt([]byte(number), 0); err != nil {
 		return err
 	}
-	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+	if err := f.Truncate(int64(len(number))); err != nil {
 		return err
 	}
 	return f.Chmod(fileMode)

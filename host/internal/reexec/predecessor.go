@@ -26,45 +26,59 @@ import (
 // Predecessor is what a program has left that ran in this process before.
 type Predecessor struct {
 	log hclog.Logger
+	at  Places
 	// state is nil if there is none, or none that can be used.
 	state *lockstate.State
 	// own is nil if the predecessor was virtlockd, or a version of ours that is not known yet.
 	own   *own
 	locks leases.Inheritance
-	// found are the listeners of a predecessor without a state, by their services.
+	// found are listeners, by their services; used are descriptors that somebody has.
 	found map[string][]hub.Listener
 	used  map[int]bool
+	// pidFile is the descriptor of the pid file, or -1.
+	pidFile int
+	// doubtful says that the state tells something of descriptors that is not so.
+	doubtful bool
 }
 
-// Find looks for what a predecessor has left: a state in a file, which is removed, or else descriptors. The sockets are where services listen,
-// by their names. It is called before anything else opens descriptors, and always returns a Predecessor.
-func Find(path string, sockets map[string]string, log hclog.Logger) *Predecessor {
-	p := &Predecessor{log: log, found: map[string][]hub.Listener{}, used: map[int]bool{0: true, 1: true, 2: true}}
-	state, err := lockstate.Load(path)
+// Places are where a daemon has what it leaves to its successor.
+type Places struct {
+	// State and PIDFile are files.
+	State, PIDFile string
+	// Sockets are where services listen, by their names.
+	Sockets map[string]string
+}
+
+// Find looks for what a predecessor has left: a state in a file, which is removed, or else descriptors. It is called before anything else
+// opens such descriptors, and always returns a Predecessor.
+func Find(at Places, log hclog.Logger) *Predecessor {
+	p := &Predecessor{log: log, at: at, found: map[string][]hub.Listener{}, used: map[int]bool{0: true, 1: true, 2: true}, pidFile: -1}
+	state, err := lockstate.Load(at.State)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		log.Error("state of a predecessor cannot be read: locks are looked for without it", "path", path, "error", err)
+		log.Error("state of a predecessor cannot be read: locks are looked for without it", "path", at.State, "error", err)
 	case state.Magic != strconv.Itoa(os.Getpid()):
-		log.Warn("state of another process is not used", "path", path, "pid", state.Magic)
+		log.Warn("state of another process is not used", "path", at.State, "pid", state.Magic)
 	default:
 		p.state = state
 		p.readOwn()
 	}
-	if p.state == nil {
-		p.scan(sockets)
-		return p
+	if p.state != nil {
+		p.locks = p.inheritance()
 	}
-	p.locks = p.inheritance()
-	if p.own == nil {
+	if p.own == nil || p.doubtful {
 		p.addUndescribed()
+	}
+	if p.state == nil {
+		p.scan()
 	}
 	return p
 }
 
 // Expected reports whether Find will find something, for whoever must know before the time for Find has come. It changes nothing.
-func Expected(path string) bool {
-	if lockstate.Names(path, strconv.Itoa(os.Getpid())) {
+func Expected(state string) bool {
+	if lockstate.Names(state, strconv.Itoa(os.Getpid())) {
 		return true
 	}
 	locks, err := lockspace.Scan()
@@ -85,7 +99,7 @@ func (p *Predecessor) readOwn() {
 		p.log.Warn("a part of the predecessor's state is not understood, and not used", "error", err)
 		return
 	}
-	p.own = &mine
+	p.own, p.pidFile = &mine, mine.PIDFile
 }
 
 // Left reports whether there is anything that a predecessor has left, so that this process must not end without need.
@@ -95,12 +109,7 @@ func (p *Predecessor) Left() bool { return p.state != nil || len(p.locks.Locks)+
 func (p *Predecessor) Leases() leases.Inheritance { return p.locks }
 
 // PIDFile returns the descriptor by which the pid file is locked, or -1.
-func (p *Predecessor) PIDFile() int {
-	if p.own == nil {
-		return -1
-	}
-	return p.own.PIDFile
-}
+func (p *Predecessor) PIDFile() int { return p.pidFile }
 
 // inheritance describes the locks of the state.
 func (p *Predecessor) inheritance() leases.Inheritance {
@@ -111,7 +120,7 @@ func (p *Predecessor) inheritance() leases.Inheritance {
 		for _, r := range all {
 			fd := int(r.FD)
 			resources[fd] = resourceOf(dir, r)
-			if p.own != nil {
+			if p.own != nil || !p.isFile(fd) {
 				continue
 			}
 			i := leases.Inherited{FD: fd, Resource: resources[fd]}
@@ -130,6 +139,9 @@ func (p *Predecessor) inheritance() leases.Inheritance {
 		return in
 	}
 	for _, l := range p.own.Locks {
+		if !p.isFile(l.FD) {
+			continue
+		}
 		i := leases.Inherited{FD: l.FD, Number: l.Number, Others: l.Others, Resource: resources[l.FD]}
 		if l.Resource != nil {
 			i.Resource = *l.Resource
@@ -194,31 +206,43 @@ func resourceOf(dir string, r lockstate.Resource) lockspace.Resource {
 
 // Adopt hands the connections and listeners over to a hub's services. What cannot be is closed.
 func (p *Predecessor) Adopt(h *hub.Hub, locks *lockserver.Server) {
+	if p.state != nil {
+		for i := range p.state.Daemon.Servers {
+			p.adoptServer(h, locks, &p.state.Daemon.Servers[i])
+		}
+		if p.doubtful {
+			p.scan()
+		}
+	}
 	for name, all := range p.found {
+		listening := all[:0]
 		for _, l := range all {
-			p.listen(h.Service(name), name, l)
+			if err := listen(h.Service(name), l); err != nil {
+				p.log.Warn("listener cannot be taken over", "server", name, "error", err)
+				continue
+			}
+			listening = append(listening, l)
+		}
+		p.found[name] = listening
+	}
+}
+
+// adoptServer hands over what the state says of a server.
+func (p *Predecessor) adoptServer(h *hub.Hub, locks *lockserver.Server, s *lockstate.Server) {
+	service := h.Service(s.Name)
+	if service != nil {
+		service.Continue(s.NextClientID)
+		service.SetLimit(int(s.MaxClients))
+	}
+	for _, v := range s.Services {
+		for _, socket := range v.Sockets {
+			p.findListener(s.Name, socket)
 		}
 	}
-	if p.state == nil {
-		return
-	}
-	for i := range p.state.Daemon.Servers {
-		s := &p.state.Daemon.Servers[i]
-		service := h.Service(s.Name)
-		if service != nil {
-			service.Continue(s.NextClientID)
-			service.SetLimit(int(s.MaxClients))
-		}
-		for _, v := range s.Services {
-			for _, socket := range v.Sockets {
-				p.adoptListener(service, s.Name, socket)
-			}
-		}
-		clients := p.ownClients(s.Name)
-		for _, c := range s.Clients {
-			if err := p.adoptClient(service, locks, s.Name, c, clients[c.ID]); err != nil {
-				p.log.Warn("connection cannot be taken over", "server", s.Name, "client", c.ID, "error", err)
-			}
+	clients := p.ownClients(s.Name)
+	for _, c := range s.Clients {
+		if err := p.adoptClient(service, locks, s.Name, c, clients[c.ID]); err != nil {
+			p.log.Warn("connection cannot be taken over", "server", s.Name, "client", c.ID, "error", err)
 		}
 	}
 }
@@ -239,8 +263,8 @@ func (p *Predecessor) ownClients(server string) map[uint64]ownClient {
 	return out
 }
 
-// adoptListener takes a listener of the state over, if it is one.
-func (p *Predecessor) adoptListener(service *hub.Service, name string, s lockstate.Socket) {
+// findListener finds a listener of the state, if it is one.
+func (p *Predecessor) findListener(name string, s lockstate.Socket) {
 	fd := int(s.FD)
 	path, err := p.claim(fd, true)
 	if err != nil {
@@ -251,22 +275,22 @@ func (p *Predecessor) adoptListener(service *hub.Service, name string, s locksta
 	if s.Unlink {
 		l.Path = path
 	}
-	if p.listen(service, name, l) {
-		p.found[name] = append(p.found[name], l)
-	}
+	p.found[name] = append(p.found[name], l)
 }
 
-func (p *Predecessor) listen(service *hub.Service, name string, l hub.Listener) bool {
-	err := errors.New("there is no such service")
+func listen(service *hub.Service, l hub.Listener) error {
+	err := errNoService
 	if service != nil {
 		err = service.Listen(l)
 	}
 	if err != nil {
-		p.log.Warn("listener cannot be taken over", "server", name, "error", err)
 		unix.Close(l.FD)
 	}
-	return err == nil
+	return err
 }
+
+// errNoService says that the state tells of a service that this daemon does not have.
+var errNoService = errors.New("there is no such service")
 
 // adoptClient takes a connection of the state over, if it is one.
 func (p *Predecessor) adoptClient(service *hub.Service, locks *lockserver.Server, name string, c lockstate.Client, mine ownClient) error {
@@ -278,7 +302,7 @@ func (p *Predecessor) adoptClient(service *hub.Service, locks *lockserver.Server
 	for _, o := range mine.Out {
 		f.Out = append(f.Out, hub.Chunk(o))
 	}
-	err := errors.New("there is no such service")
+	err := errNoService
 	switch {
 	case service == nil:
 	case name == lockserver.Name:

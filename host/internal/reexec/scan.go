@@ -20,6 +20,7 @@ var errSocket = errors.New("it is no such socket")
 // is bound to.
 func (p *Predecessor) claim(fd int, listens bool) (path string, err error) {
 	if p.used[fd] {
+		p.doubtful = true
 		return "", fmt.Errorf("take over descriptor %d: it is used twice", fd)
 	}
 	path, listening, err := socket(fd)
@@ -27,10 +28,22 @@ func (p *Predecessor) claim(fd int, listens bool) (path string, err error) {
 		err = errSocket
 	}
 	if err != nil {
+		p.doubtful = true
 		return "", fmt.Errorf("take over descriptor %d: %w", fd, err)
 	}
 	p.used[fd] = true
 	return path, nil
+}
+
+// isFile claims a descriptor of a file that can carry a lock. Several leases may share one.
+func (p *Predecessor) isFile(fd int) bool {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if kind := st.Mode & unix.S_IFMT; err != nil || fd <= 2 || (kind != unix.S_IFREG && kind != unix.S_IFBLK) {
+		p.doubtful = true
+		return false
+	}
+	return true
 }
 
 // socket returns what a descriptor is: where the unix stream socket is bound to, and whether it listens.
@@ -54,16 +67,11 @@ func socket(fd int) (path string, listens bool, err error) {
 	return name.Name, n != 0, nil
 }
 
-// scan looks for what a predecessor has left without a state: locks, and listeners of the services. Its connections are closed, because
-// nobody knows what their clients have been told: those of ours connect again.
-func (p *Predecessor) scan(sockets map[string]string) {
-	locks, err := leases.Orphans()
-	if err != nil {
-		p.log.Error("locks of a predecessor cannot be looked for", "error", err)
-	}
-	p.locks = locks
+// scan looks for listeners of the services that no state has told of. Connections that it finds are closed, because nobody knows what their
+// clients have been told: those of ours connect again.
+func (p *Predecessor) scan() {
 	names := map[string]string{}
-	for name, path := range sockets {
+	for name, path := range p.at.Sockets {
 		if path != "" {
 			names[path] = name
 		}
@@ -77,21 +85,21 @@ func (p *Predecessor) scan(sockets map[string]string) {
 		case !listens:
 			unix.Close(fd)
 			closed++
-		case os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()):
+		case os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && p.state == nil:
 			// systemd's, which is told by the environment what they are.
 		default:
 			p.used[fd] = true
 			p.found[name] = append(p.found[name], hub.Listener{FD: fd, Path: path})
 		}
 	}
-	if len(locks.Locks)+len(p.found)+closed > 0 {
-		p.log.Error("a predecessor has left no state: what its descriptors tell is used",
-			"locks", len(locks.Locks), "services", len(p.found), "closed_connections", closed)
+	if len(p.locks.Locks)+len(p.found)+closed > 0 {
+		p.log.Error("a predecessor has left no good state: what its descriptors tell is used",
+			"locks", len(p.locks.Locks), "services", len(p.found), "closed_connections", closed)
 	}
 }
 
-// addUndescribed adds the locks of this process that the state does not have: a document of virtlockd's names one descriptor of each
-// file, and we may have had more before it.
+// addUndescribed adds the locks of this process that no state describes. Besides a state that is lost or wrong there is virtlockd's, which
+// names one descriptor of each file, where we may have had more before it.
 func (p *Predecessor) addUndescribed() {
 	described := map[int]bool{}
 	for _, l := range p.locks.Locks {
@@ -99,11 +107,17 @@ func (p *Predecessor) addUndescribed() {
 	}
 	found, err := lockspace.Scan()
 	if err != nil {
-		p.log.Warn("locks without a description cannot be looked for", "error", err)
+		p.log.Error("locks without a description cannot be looked for", "error", err)
 		return
 	}
+	var own unix.Stat_t
+	pid := unix.Stat(p.at.PIDFile, &own) == nil
 	for _, f := range found {
-		if !described[f.FD] {
+		switch {
+		case described[f.FD]:
+		case pid && f.File == (lockspace.FileID{Dev: own.Dev, Ino: own.Ino}):
+			p.pidFile = f.FD
+		default:
 			p.locks.Locks = append(p.locks.Locks, leases.Inherited{
 				FD: f.FD, Resource: lockspace.Resource{Name: f.Path, Mode: f.Mode},
 			})

@@ -16,10 +16,12 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,10 +33,12 @@ import (
 const (
 	// frameTimeout bounds how long the rest of a frame may take, and how long an answer may stay unread.
 	frameTimeout = 10 * time.Second
-	// lookEvery is how often the watch looks at the leader while it works. A call that is seen twice has lost the lead.
+	// lookEvery is how often the watch looks at the leader while it works. A call that is seen to wait twice has lost the lead.
 	lookEvery = 8 * time.Millisecond
-	// quietLooks is how many looks at an idle leader send the watch to sleep.
+	// quietLooks is how many looks at an idle leader send the watch to sleep, and busyLooks how many at a leader that works and works
+	// replace it.
 	quietLooks = 25
+	busyLooks  = 25
 	// acceptPause is the wait after a failed accept, such as for want of descriptors.
 	acceptPause = 50 * time.Millisecond
 	// stopPatience bounds how long the end of Run waits for calls that hang.
@@ -53,6 +57,7 @@ type Hub struct {
 	// turn counts the beginnings and ends of the leader's calls: it is odd during one. Whoever moves it on from an odd number
 	// decides: the leader ends its call and leads on, or the watch has taken the lead from it.
 	turn   atomic.Uint64
+	thread atomic.Int32  // the leader's, as the kernel numbers it
 	asleep atomic.Bool   // the watch sleeps
 	wake   chan struct{} // ends its sleep
 	ended  chan struct{} // closed when Run ends
@@ -160,11 +165,11 @@ func (h *Hub) next() (do func(), ok bool) {
 	return do, true
 }
 
-// look watches the leader until the leadership ends, and replaces a leader that is in the same call at two looks.
+// look watches the leader until the leadership ends, and replaces a leader that waits in the same call at two looks.
 func (h *Hub) look(over chan struct{}) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	seen, quiet := h.turn.Load(), 0
+	seen, same := h.turn.Load(), 0
 	for {
 		select {
 		case <-over:
@@ -172,29 +177,49 @@ func (h *Hub) look(over chan struct{}) {
 		case <-tick.C:
 		}
 		now := h.turn.Load()
-		switch {
-		case now != seen:
-			seen, quiet = now, 0
-		case now%2 == 1 && h.turn.CompareAndSwap(now, now+1):
-			seen = now + 1
-			h.work.Go(func() { h.lead(now+1, over) })
-		default:
-			quiet++
-		}
-		if quiet < quietLooks {
+		if now != seen {
+			seen, same = now, 0
 			continue
 		}
-		tick.Stop()
-		h.asleep.Store(true)
-		if h.turn.Load() == seen {
-			select {
-			case <-h.wake:
-			case <-over:
+		same++
+		switch {
+		case now%2 == 0 && same >= quietLooks:
+			tick.Stop()
+			if !h.sleep(seen, over) {
 				return
 			}
+			tick.Reset(lookEvery)
+			same = 0
+		case now%2 == 1 && (same >= busyLooks || h.waits()) && h.turn.CompareAndSwap(now, now+1):
+			seen, same = now+1, 0
+			h.work.Go(func() { h.lead(now+1, over) })
 		}
-		h.asleep.Store(false)
-		tick.Reset(lookEvery)
-		quiet = 0
 	}
+}
+
+// sleep waits for the leader's next call. It returns false if the leadership ends.
+func (h *Hub) sleep(seen uint64, over chan struct{}) bool {
+	h.asleep.Store(true)
+	defer h.asleep.Store(false)
+	if h.turn.Load() != seen {
+		return true
+	}
+	select {
+	case <-h.wake:
+		return true
+	case <-over:
+		return false
+	}
+}
+
+// waits reports whether the leader's thread waits for something. On a machine that has much else to do it may just not have its turn, and
+// then another thread would not have it either.
+func (h *Hub) waits() bool {
+	text, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(int(h.thread.Load())) + "/stat")
+	if err != nil {
+		return true
+	}
+	// The state is the field behind the name, which is in parentheses and may have some itself.
+	at := bytes.LastIndexByte(text, ')') + 2
+	return at >= len(text) || text[at] != 'R'
 }

@@ -70,6 +70,8 @@ func (w *worker) round() bool {
 		w.log.Error("cannot wait for connections", "error", err)
 		time.Sleep(acceptPause)
 	}
+	// It is the same during the calls that follow, but for a rare move, after which the watch is wrong about it once.
+	w.thread.Store(int32(unix.Gettid()))
 	for i := range max(n, 0) {
 		e := &w.events[i]
 		fd := int(e.Fd)

@@ -27,10 +27,7 @@ import (
 // BenchmarkAcquireRelease takes and drops a lock file in a lockspace over the socket of a daemon in another process: ours in both programs,
 // and libvirt's own virtlockd where it is installed.
 func BenchmarkAcquireRelease(b *testing.B) {
-	for _, daemon := range []struct {
-		name  string
-		start func(*testing.B) (string, int)
-	}{{"lodge-lockd", startOurs}, {"virtlockd", startTheirs}} {
+	for _, daemon := range daemons {
 		b.Run(daemon.name, func(b *testing.B) {
 			socket, pid := daemon.start(b)
 			for _, clients := range []int{1, 16} {
@@ -113,22 +110,22 @@ func startOurs(b *testing.B) (socket string, pid int) {
 	b.Helper()
 	dir := folder(b)
 	socket = filepath.Join(dir, "sock")
-	cmd := exec.Command(os.Args[0], "--socket", socket, "--log-level", "warn")
+	cmd := exec.Command(os.Args[0], "--socket", socket, "--log-level", "warn", "--max-clients", "3000")
 	cmd.Env = append(os.Environ(), roleVariable+"=daemon")
 	launch(b, cmd, socket)
 	return socket, cmd.Process.Pid
 }
 
-// startTheirs runs virtlockd in a mount namespace where /run/libvirt is a folder of the benchmark's.
+// startTheirs runs virtlockd in a mount namespace where /run is a folder of the benchmark's.
 func startTheirs(b *testing.B) (socket string, pid int) {
 	b.Helper()
 	if _, err := exec.LookPath("virtlockd"); err != nil || os.Geteuid() != 0 {
 		b.Skip("needs virtlockd and root")
 	}
 	dir := folder(b)
-	socket = filepath.Join(dir, "virtlockd-sock")
+	socket = filepath.Join(dir, "libvirt", "virtlockd-sock")
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
-		"mkdir -p /run/libvirt && mount --bind "+dir+" /run/libvirt && exec virtlockd -p "+dir+"/pid")
+		`mount --bind "$0" /run && mkdir -p /run/libvirt && exec virtlockd -f "$1" -p "$0/pid"`, dir, clientsConfig(b, dir))
 	launch(b, cmd, socket)
 	return socket, cmd.Process.Pid
 }

@@ -582,7 +582,7 @@ func (c *ownClient) callOf(program uint32, procedure int32, args any) (files int
 }
 
 // startSleep runs a process that can own something, until the end of the test.
-func startSleep(t *testing.T) int {
+func startSleep(t testing.TB) int {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {

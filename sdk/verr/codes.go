@@ -52,6 +52,7 @@ const (
 	XMLInvalidSchema     Code = 92
 	AuthUnavailable      Code = 94
 	NoServer             Code = 95
+	NoClient             Code = 96
 	DeviceMissing        Code = 99
 	NoDomainCheckpoint   Code = 103
 	maxCode              Code = 110
@@ -83,5 +84,6 @@ const (
 	FromParallels      Domain = 48
 	FromDevice         Domain = 49
 	FromLockspace      Domain = 51
+	FromAdmin          Domain = 62
 	maxDomain          Domain = 72
 )

@@ -41,7 +41,7 @@ func TestFoldersKeepTheirWalls(t *testing.T) {
 }
 
 // families are folders under plugins that hold one plugin in each of their folders.
-var families = []string{"storage", "interface"}
+var families = []string{"storage", "interface", "lock"}
 
 // pluginOf returns the folder of the plugin that a path under the module belongs to, or "".
 func pluginOf(path string) string {

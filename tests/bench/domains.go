@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/lodgevirt/lodge/tests/wire"
 )
 
 // definition is the XML of an ordinary domain: a disk, a network interface, a console and a source of random numbers.
@@ -47,13 +49,13 @@ func domainName(n int) string { return fmt.Sprintf("bench-%05d", n) }
 
 // lookup finds a domain and returns it as the daemon encodes it, which is how other calls want it.
 func lookup(c *conn, name string) ([]byte, error) {
-	reply, err := c.call(procLookupName, appendString(nil, name))
+	reply, err := c.call(procLookupName, wire.String(nil, name))
 	return append([]byte(nil), reply...), err
 }
 
 // listCount lists all domains and returns how many there are.
 func listCount(c *conn, flags uint32) (int, error) {
-	reply, err := c.call(procListDomains, appendUint32(appendUint32(nil, 1), flags))
+	reply, err := c.call(procListDomains, wire.Uint32(wire.Uint32(nil, 1), flags))
 	if err != nil {
 		return 0, err
 	}
@@ -65,7 +67,7 @@ func listCount(c *conn, flags uint32) (int, error) {
 
 // allStats reads the statistics (state) of all domains and returns how many records there are.
 func allStats(c *conn) (int, error) {
-	args := appendUint32(appendUint32(appendUint32(nil, 0), statsState), 0)
+	args := wire.Uint32(wire.Uint32(wire.Uint32(nil, 0), statsState), 0)
 	reply, err := c.call(procAllStats, args)
 	if err != nil {
 		return 0, err
@@ -78,19 +80,19 @@ func allStats(c *conn) (int, error) {
 
 // define stores a definition and returns the domain as the daemon encodes it.
 func define(c *conn, xml string) ([]byte, error) {
-	reply, err := c.call(procDefineXML, appendString(nil, xml))
+	reply, err := c.call(procDefineXML, wire.String(nil, xml))
 	return append([]byte(nil), reply...), err
 }
 
 // undefine removes a definition.
 func undefine(c *conn, domain []byte) error {
-	_, err := c.call(procUndefine, appendUint32(append([]byte(nil), domain...), 0))
+	_, err := c.call(procUndefine, wire.Uint32(append([]byte(nil), domain...), 0))
 	return err
 }
 
 // createPaused starts a transient guest whose vCPUs do not run.
 func createPaused(c *conn, xml string) ([]byte, error) {
-	reply, err := c.call(procCreateXML, appendUint32(appendString(nil, xml), startPaused))
+	reply, err := c.call(procCreateXML, wire.Uint32(wire.String(nil, xml), startPaused))
 	return append([]byte(nil), reply...), err
 }
 

@@ -49,30 +49,38 @@ type caller func(c *conn, worker, n int) error
 // drive makes calls on a number of connections, each with one call at a time, for a duration or until each connection has made
 // limit calls (0: as many as there is memory for).
 func drive(ctx context.Context, t target, conns, limit int, d time.Duration, do caller) (load, error) {
+	open := func(int) (*conn, error) { return dial(t.socket(), t.uri()) }
+	return spread(ctx, t.pids, open, conns, limit, d, do)
+}
+
+// spread is drive for connections of any kind, to a server with some processes. open makes the connection of a worker.
+func spread[C interface{ Close() }](ctx context.Context, pids func() []int, open func(worker int) (C, error),
+	conns, limit int, d time.Duration, do func(c C, worker, n int) error,
+) (load, error) {
 	if limit == 0 {
 		limit = samplesMax
 	}
-	open := make([]*conn, 0, conns)
+	all := make([]C, 0, conns)
 	defer func() {
-		for _, c := range open {
-			c.close()
+		for _, c := range all {
+			c.Close()
 		}
 	}()
-	for range conns {
-		c, err := dial(t.socket(), t.uri())
+	for w := range conns {
+		c, err := open(w)
 		if err != nil {
 			return load{}, err
 		}
-		open = append(open, c)
+		all = append(all, c)
 	}
 	var (
 		wg      sync.WaitGroup
 		samples = make([][]time.Duration, conns)
 		errs    = make([]error, conns)
-		before  = cpuTime(t.pids())
+		before  = cpuTime(pids())
 		start   = time.Now()
 	)
-	for w, c := range open {
+	for w, c := range all {
 		wg.Go(func() {
 			for n := 0; n < limit && time.Since(start) < d && ctx.Err() == nil; n++ {
 				began := time.Now()
@@ -89,7 +97,7 @@ func drive(ctx context.Context, t target, conns, limit int, d time.Duration, do 
 		})
 	}
 	wg.Wait()
-	l := load{took: time.Since(start), cpu: cpuTime(t.pids()) - before, times: slices.Concat(samples...)}
+	l := load{took: time.Since(start), cpu: cpuTime(pids()) - before, times: slices.Concat(samples...)}
 	l.calls = len(l.times)
 	slices.Sort(l.times)
 	return l, errors.Join(append(errs, ctx.Err())...)

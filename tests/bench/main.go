@@ -1,5 +1,5 @@
-// Command bench measures lodged, and real libvirtd where it is installed, with one and the same client over their sockets, and prints
-// both and the ratio as a Markdown table.
+// Command bench measures lodged and its lock daemon, and real libvirtd and virtlockd where they are installed, with one and the same client
+// over their sockets, and prints both and the ratio as Markdown tables.
 //
 // Each daemon gets a private instance of its own under one scratch folder, one after the other, so that they never run at the same time.
 // libvirtd runs in its own mount namespace under a subreaper, which orphaned guests need on a machine whose first process is slow to
@@ -14,37 +14,33 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/tests/peer"
 )
 
 // options are the command line.
 type options struct {
-	bin   string
-	out   string
-	only  string
-	quick bool
+	bin     string
+	out     string
+	only    string
+	section string
+	quick   bool
 }
 
 func main() {
+	peer.RunJail()
 	var o options
-	jailed := flag.String("jail", "", "internal: be the parent of a libvirtd whose files are under this folder")
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built binaries")
 	flag.StringVar(&o.out, "out", "", "file to write the table to, besides standard output")
-	flag.StringVar(&o.only, "only", "", "measure only lodged or only libvirtd")
+	flag.StringVar(&o.only, "only", "", "measure only lodged or only libvirtd, and their lock daemons")
+	flag.StringVar(&o.section, "section", "", "measure only the hosts or only the locks")
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter measurements")
 	flag.Parse()
-	if *jailed != "" {
-		if err := runJail(*jailed, os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := run(ctx, o)
 	stop()
@@ -54,22 +50,70 @@ func main() {
 	}
 }
 
-// run measures every target and writes the table.
+// run measures every target of the chosen sections and writes the tables.
 func run(ctx context.Context, o options) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	scratch, err := os.MkdirTemp("", "lb")
 	if err != nil {
 		return fmt.Errorf("make scratch folder: %w", err)
 	}
 	defer os.RemoveAll(scratch)
-	targets, err := chooseTargets(o, scratch)
+	bin, err := filepath.Abs(o.bin)
 	if err != nil {
-		return err
+		return fmt.Errorf("find the binaries: %w", err)
 	}
 	plan := fullPlan
 	if o.quick {
 		plan = quickPlan
+	}
+	text := machine() + "\n"
+	var errs []error
+	for _, s := range []struct {
+		name    string
+		measure func() ([]*result, error)
+	}{
+		{"hosts", func() ([]*result, error) { return measureHosts(ctx, o.chosen(), bin, scratch, plan) }},
+		{"locks", func() ([]*result, error) { return measureLocks(ctx, o.chosen(), bin, scratch, plan) }},
+	} {
+		if o.section != "" && o.section != s.name {
+			continue
+		}
+		results, err := s.measure()
+		errs = append(errs, err)
+		text += "\n" + report(results)
+	}
+	fmt.Print(text)
+	if o.out != "" {
+		errs = append(errs, writeFile(o.out, text))
+	}
+	return errors.Join(errs...)
+}
+
+// chosen says whose daemons are to be measured.
+func (o options) chosen() chosen {
+	c := chosen{ours: o.only != "libvirtd", theirs: o.only != "lodged"}
+	if !c.theirs {
+		return c
+	}
+	if err := peer.Available(); err != nil {
+		fmt.Fprintln(os.Stderr, "measuring ours alone:", err)
+		c.theirs = false
+	}
+	return c
+}
+
+// chosen is whose daemons are measured.
+type chosen struct{ ours, theirs bool }
+
+// measureHosts measures lodged and libvirtd.
+func measureHosts(ctx context.Context, who chosen, bin, scratch string, p plan) ([]*result, error) {
+	var targets []target
+	if who.ours {
+		targets = append(targets, newLodge(bin, filepath.Join(scratch, "l")))
+	}
+	if who.theirs {
+		targets = append(targets, newLibvirtd(filepath.Join(scratch, "p")))
 	}
 	var (
 		results []*result
@@ -77,42 +121,13 @@ func run(ctx context.Context, o options) error {
 	)
 	for _, t := range targets {
 		fmt.Fprintf(os.Stderr, "measuring %s\n", t.name())
-		r, err := measure(ctx, t, plan)
+		r, err := measure(ctx, t, p)
 		results = append(results, r)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("measure %s: %w", t.name(), err))
 		}
 	}
-	table := report(results)
-	fmt.Print(table)
-	if o.out != "" {
-		errs = append(errs, writeFile(o.out, table))
-	}
-	return errors.Join(errs...)
-}
-
-// chooseTargets returns what can be measured on this machine.
-func chooseTargets(o options, scratch string) ([]target, error) {
-	var targets []target
-	if o.only != "libvirtd" {
-		bin, err := filepath.Abs(o.bin)
-		if err != nil {
-			return nil, fmt.Errorf("find the binaries: %w", err)
-		}
-		targets = append(targets, newLodge(bin, filepath.Join(scratch, "l")))
-	}
-	if o.only != "lodged" {
-		path, err := exec.LookPath("libvirtd")
-		switch {
-		case err != nil:
-			fmt.Fprintln(os.Stderr, "libvirtd is not installed (apt-get install libvirt-daemon-system): measuring lodged alone")
-		case os.Geteuid() != 0:
-			fmt.Fprintln(os.Stderr, "libvirtd needs root for an instance of its own: measuring lodged alone")
-		default:
-			targets = append(targets, newPeer(path, filepath.Join(scratch, "p")))
-		}
-	}
-	return targets, nil
+	return results, errors.Join(errs...)
 }
 
 // writeFile writes the table to a file, with its folder.

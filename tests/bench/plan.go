@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/lodgevirt/lodge/tests/wire"
 )
 
 // plan says how much is measured.
@@ -21,11 +23,13 @@ type plan struct {
 	small, large int
 	// repeat is how often short figures are taken; the median counts.
 	repeat int
+	// fewLocks and manyLocks are the numbers of locks.
+	fewLocks, manyLocks int
 }
 
 var (
-	fullPlan  = plan{window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5}
-	quickPlan = plan{window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3}
+	fullPlan  = plan{window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5, fewLocks: 1000, manyLocks: 10000}
+	quickPlan = plan{window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3, fewLocks: 1000, manyLocks: 10000}
 )
 
 // together is how many connections the figures for many clients use.
@@ -114,7 +118,7 @@ func (m *meter) warmUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	dom, err := createPaused(c, tiny("bench-warm-up"))
 	if err != nil {
 		return err
@@ -124,17 +128,17 @@ func (m *meter) warmUp(ctx context.Context) error {
 
 // calls measures the calls that a daemon answers by itself.
 func (m *meter) calls(ctx context.Context) error {
-	name := appendString(nil, domainName(m.plan.small/2))
+	name := wire.String(nil, domainName(m.plan.small/2))
 	c, err := dial(m.t.socket(), m.t.uri())
 	if err != nil {
 		return err
 	}
 	dom, err := lookup(c, domainName(m.plan.small/2))
-	c.close()
+	c.Close()
 	if err != nil {
 		return err
 	}
-	getXML := appendUint32(dom, 0)
+	getXML := wire.Uint32(dom, 0)
 	for _, call := range []struct {
 		what string
 		proc uint32
@@ -230,7 +234,7 @@ func (m *meter) restart(ctx context.Context) error {
 				errs[i] = err
 				return
 			}
-			defer c.close()
+			defer c.Close()
 			doms[i], errs[i] = createPaused(c, tiny(fmt.Sprintf("bench-guest-%d", i)))
 		})
 	}
@@ -259,7 +263,7 @@ func (m *meter) restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	for i := range guests {
 		errs[i] = destroy(c, doms[i])
 	}
@@ -273,8 +277,8 @@ func (m *meter) allAnswer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	args := appendUint32(appendUint32(appendUint32(nil, 0), statsVCPU), listActive)
+	defer c.Close()
+	args := wire.Uint32(wire.Uint32(wire.Uint32(nil, 0), statsVCPU), listActive)
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		reply, err := c.call(procAllStats, args)
 		if err != nil {

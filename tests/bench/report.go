@@ -61,6 +61,9 @@ func (r *result) time(what string, d time.Duration) {
 	r.add(figure{what: what, text: short(d), value: d.Seconds()})
 }
 
+// none adds what there is no figure for.
+func (r *result) none(what, why string) { r.add(figure{what: what, text: why}) }
+
 func (r *result) size(what string, mib float64) {
 	r.add(figure{what: what, text: fmt.Sprintf("%.0f MiB", mib), value: mib})
 }
@@ -89,7 +92,6 @@ func short(d time.Duration) string {
 // report prints the results side by side, with how many times better the first is than the second.
 func report(results []*result) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n", machine())
 	b.WriteString("| figure |")
 	for _, r := range results {
 		fmt.Fprintf(&b, " %s | its CPU a call |", r.name)

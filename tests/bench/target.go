@@ -56,7 +56,7 @@ func countOnce(t target) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.close()
+	defer c.Close()
 	return listCount(c, 0)
 }
 

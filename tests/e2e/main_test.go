@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,71 +19,14 @@ const (
 	qemuURI = "qemu:///system"
 )
 
-// built is the folder of binaries that were built for this run, removed at its end.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
+// built are the daemons under test.
+var built = rig.Binaries{Root: filepath.Join("..", "..")}
 
 func TestMain(m *testing.M) {
 	rig.RunProbe()
 	code := m.Run()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir) // A temporary folder.
-	}
+	built.Close()
 	os.Exit(code)
-}
-
-// binaries returns the folder of the daemons, and builds them if nobody says where they are.
-func binaries(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("LODGE_BIN"); dir != "" {
-		return dir
-	}
-	built.once.Do(func() {
-		built.dir, built.err = os.MkdirTemp("", "lodge-bin-")
-		if built.err == nil {
-			built.err = build(built.dir)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return built.dir
-}
-
-// build builds the daemons and the plugins, and puts the manifests beside them.
-func build(dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	plugins := filepath.Join(dir, "plugins")
-	if err := os.Mkdir(plugins, 0o755); err != nil {
-		return fmt.Errorf("make folder of plugins: %w", err)
-	}
-	targets := map[string]string{
-		"host/cmd/lodged":      filepath.Join(dir, "lodged"),
-		"host/cmd/lodge-lockd": filepath.Join(dir, "lodge-lockd"),
-		"host/cmd/lodge":       filepath.Join(dir, "lodge"),
-	}
-	for _, name := range []string{"qemu", "test"} {
-		targets["plugins/"+name] = filepath.Join(plugins, "lodge-plugin-"+name)
-		manifest, err := os.ReadFile(filepath.Join("..", "..", "plugins", name, name+".toml"))
-		if err != nil {
-			return fmt.Errorf("read manifest: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(plugins, name+".toml"), manifest, 0o644); err != nil {
-			return fmt.Errorf("write manifest: %w", err)
-		}
-	}
-	for from, to := range targets {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
-		cmd.Dir = filepath.Join("..", "..")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w: %s", from, err, out)
-		}
-	}
-	return nil
 }
 
 // config is the configuration of hosts under test: daemons are killed far more often here than a sane host would bear.
@@ -99,11 +41,15 @@ func newHost(t *testing.T) *rig.Host {
 	if testing.Short() {
 		t.Skip("starts daemons")
 	}
+	bin, err := built.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("", "le")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &rig.Host{Dir: dir, Bin: binaries(t)}
+	h := &rig.Host{Dir: dir, Bin: bin}
 	t.Cleanup(func() {
 		end := h.Close
 		if t.Failed() {

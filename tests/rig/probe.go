@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,9 +28,24 @@ type Probe struct {
 	stdin io.Closer
 
 	mu   sync.Mutex
-	free []string
+	gaps []Gap
 	last string
 	done chan struct{}
+}
+
+// Gap is a time in which the lock could have been had.
+type Gap struct {
+	From time.Time
+	// To is when the lock was held again; it is zero if that was not seen.
+	To time.Time
+}
+
+// String tells when the gap began and how long it was.
+func (g Gap) String() string {
+	if g.To.IsZero() {
+		return g.From.Format(time.RFC3339Nano) + " for good"
+	}
+	return fmt.Sprintf("%s for %v", g.From.Format(time.RFC3339Nano), g.To.Sub(g.From))
 }
 
 // RunProbe turns this process into a probe if it was started as one, and then does not return. A program or test binary that
@@ -46,7 +62,8 @@ func RunProbe() {
 	os.Exit(0)
 }
 
-// probe prints "free TIME" whenever the lock comes free, and "looked N" at the end, which comes when standard input is closed.
+// probe prints "free TIME" whenever the lock comes free, "held TIME" when it is held again, and "looked N" at the end, which comes when
+// standard input is closed.
 func probe(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -67,8 +84,8 @@ func probe(path string) error {
 		}
 		looks++
 		free := lock.Type == unix.F_UNLCK
-		if free && !wasFree {
-			fmt.Println("free", time.Now().Format(time.RFC3339Nano))
+		if free != wasFree {
+			fmt.Println(map[bool]string{true: "free", false: "held"}[free], time.Now().Format(time.RFC3339Nano))
 		}
 		wasFree = free
 		select {
@@ -114,21 +131,27 @@ func StartProbe(ctx context.Context, path string) (*Probe, error) {
 func (p *Probe) note(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if when, ok := strings.CutPrefix(line, "free "); ok {
-		p.free = append(p.free, when)
-	}
 	p.last = line
+	what, text, _ := strings.Cut(line, " ")
+	when, err := time.Parse(time.RFC3339Nano, text)
+	switch {
+	case err != nil:
+	case what == "free":
+		p.gaps = append(p.gaps, Gap{From: when})
+	case len(p.gaps) > 0:
+		p.gaps[len(p.gaps)-1].To = when
+	}
 }
 
-// Free returns the times at which the lock came free so far.
-func (p *Probe) Free() []string {
+// Free returns the times in which the lock was free so far.
+func (p *Probe) Free() []Gap {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]string(nil), p.free...)
+	return slices.Clone(p.gaps)
 }
 
-// Stop ends the probe and returns how often it has looked, and when the lock came free.
-func (p *Probe) Stop() (looks int, free []string, err error) {
+// Stop ends the probe and returns how often it has looked, and when the lock was free.
+func (p *Probe) Stop() (looks int, free []Gap, err error) {
 	_ = p.stdin.Close() // The probe ends by it; if it has ended already, Wait says so.
 	select {
 	case <-p.done:

@@ -55,6 +55,9 @@ func TestProbeTellsWhenALockWasFree(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 				set(unix.F_WRLCK)
+				for probe.Free()[0].To.IsZero() && t.Context().Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
 			}
 			looks, free, err := probe.Stop()
 			if err != nil {

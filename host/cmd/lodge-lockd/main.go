@@ -1,28 +1,28 @@
 // Command lodge-lockd is Lodge's lock daemon: it holds the locks of guests' disks and speaks the protocol of libvirt's virtlockd beside
-// one of its own.
+// one of its own. Under the name virtlockd it takes that daemon's place: it has its options, its configuration file, its sockets, its
+// administration by virt-admin and its exit codes.
 //
 // It may be killed at any instant: guests keep their locks by the descriptors that they inherited, a journal says which leases
 // there are, and the next daemon takes them back. SIGTERM, SIGINT and SIGQUIT end it in good order, which drops no lock
-// that a guest holds either. A second daemon with the same pid file refuses to start.
+// that a guest holds either. SIGHUP makes it read its configuration again. SIGUSR1 makes it execute the program that is now installed under
+// its name, in the same process, with all locks and connections: another version of itself, or virtlockd. A second daemon with the
+// same pid file refuses to start.
 //
-// It runs in the foreground, logs to stderr or a file, tells systemd when it is ready, and takes its sockets from systemd if it was
-// started with some. It ends with status 0 after a signal, 2 for bad arguments, 3 if another daemon runs, 1 otherwise.
+// It tells systemd when it is ready, and takes its sockets from systemd if it was started with some. It ends with status 0 after a
+// signal, 2 for bad arguments, 3 if another daemon runs, 1 otherwise; as virtlockd with 1 for all of these.
 package main
 
 import (
-	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"strings"
-	"syscall"
+	"time"
 
-	"github.com/hashicorp/go-hclog"
-
+	"github.com/lodgevirt/lodge/host/internal/daemonize"
+	"github.com/lodgevirt/lodge/host/internal/logging"
+	"github.com/lodgevirt/lodge/host/internal/pidfile"
 	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
@@ -33,92 +33,67 @@ const (
 	exitRunning = 3
 )
 
-// options are what the command line says.
-type options struct {
-	socket     string
-	journal    string
-	pidFile    string
-	spaces     []string
-	logLevel   string
-	logFile    string
-	maxClients int
-	version    bool
+// startPatience is how long the foreground waits for the daemon in the background.
+const startPatience = time.Minute
+
+func main() { os.Exit(run(os.Args[0], os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run runs the daemon under a name with arguments, and returns its exit code.
+func run(argv0 string, args []string, stdout, stderr io.Writer) int {
+	name := filepath.Base(argv0)
+	o, err := parse(name, args)
+	switch {
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\nTry %s --help.\n", name, err, name)
+		return o.exitCode(exitUsage)
+	case o.help:
+		fmt.Fprint(stdout, o.usage())
+		return 0
+	case o.version:
+		fmt.Fprintf(stdout, "%s (lodge) %s\n", name, version.String())
+		return 0
+	}
+	background, inside := daemonize.Inside()
+	if o.background && !inside && !o.takesOver() {
+		return o.start(stderr)
+	}
+	err = o.run(background, stderr)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, pidfile.ErrLocked):
+		return o.exitCode(exitRunning)
+	}
+	return o.exitCode(exitFailed)
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+// start puts the daemon into the background and returns what came of it.
+func (o options) start(stderr io.Writer) int {
+	code, err := daemonize.Start(startPatience, o.absolute()...)
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", o.name, err)
+		return o.exitCode(exitFailed)
+	}
+	return code
+}
 
-func run(args []string, stderr io.Writer) int {
-	opts, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
-	if err != nil {
-		return exitUsage
-	}
-	if opts.version {
-		fmt.Println("lodge-lockd", version.String())
-		return 0
-	}
-	log, closeLog, err := logger(opts, stderr)
-	if err != nil {
-		fmt.Fprintln(stderr, "lodge-lockd:", err)
-		return exitFailed
-	}
-	defer closeLog()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+// run runs the daemon until a signal, or until nobody has used it for long enough. It has told its error.
+func (o options) run(background *daemonize.Background, stderr io.Writer) error {
+	signals, ctx, stop := catch()
 	defer stop()
-	err = serve(ctx, opts, log)
-	if errors.Is(err, errRunning) {
-		log.Error("lock daemon does not start", "error", err)
-		return exitRunning
-	}
+	c, err := newControl(o)
 	if err != nil {
-		log.Error("lock daemon failed", "error", err)
-		return exitFailed
+		fmt.Fprintf(stderr, "%s: %v\n", o.name, err)
+		return err
 	}
-	return 0
-}
-
-// parse reads the command line and fills in what it leaves out. It has told the user about an error.
-func parse(args []string, stderr io.Writer) (options, error) {
-	var o options
-	set := flag.NewFlagSet("lodge-lockd", flag.ContinueOnError)
-	set.SetOutput(stderr)
-	set.StringVar(&o.socket, "socket", "/run/libvirt/virtlockd-sock", "serve on the unix socket `PATH`")
-	set.StringVar(&o.journal, "journal", "", "remember leases in `FILE` (default: lodge-lockd.journal beside the socket)")
-	set.StringVar(&o.pidFile, "pid-file", "", "write the process number to `FILE`, and lock it (default: the journal with .pid)")
-	set.Func("lockspace-dir", "make the lockspace `DIR` known; may be repeated", func(dir string) error {
-		o.spaces = append(o.spaces, dir)
-		return nil
-	})
-	set.StringVar(&o.logLevel, "log-level", "info", "log from `LEVEL` on: trace, debug, info, warn, error, off")
-	set.StringVar(&o.logFile, "log-file", "", "append the log to `FILE` instead of stderr")
-	set.IntVar(&o.maxClients, "max-clients", 0, "serve at most `N` connections (default 1024)")
-	set.BoolVar(&o.version, "version", false, "print the version and end")
-	if err := set.Parse(args); err != nil {
-		return o, err
-	}
-	if set.NArg() > 0 || hclog.LevelFromString(o.logLevel) == hclog.NoLevel || o.maxClients < 0 {
-		fmt.Fprintf(stderr, "lodge-lockd: bad arguments %q\n", strings.Join(args, " "))
-		return o, errors.New("bad arguments")
-	}
-	if o.journal == "" {
-		o.journal = filepath.Join(filepath.Dir(o.socket), "lodge-lockd.journal")
-	}
-	if o.pidFile == "" {
-		o.pidFile = o.journal + ".pid"
-	}
-	return o, nil
-}
-
-func logger(o options, stderr io.Writer) (log hclog.Logger, done func(), err error) {
-	out, done := stderr, func() {}
-	if o.logFile != "" {
-		f, err := os.OpenFile(o.logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return nil, nil, fmt.Errorf("open log: %w", err)
+	c.background, c.signals = background, signals
+	err = serve(ctx, o, c)
+	if err != nil {
+		c.logger.Error("lock daemon failed", "error", err)
+		// Whoever waits at a terminal does not read a log that goes elsewhere.
+		if !c.log.Outputs().Has(logging.Stderr) {
+			fmt.Fprintf(stderr, "%s: %v\n", o.name, err)
 		}
-		out, done = f, func() { f.Close() }
 	}
-	return hclog.New(&hclog.LoggerOptions{Name: "lockd", Level: hclog.LevelFromString(o.logLevel), Output: out}), done, nil
+	return errors.Join(err, c.log.Close())
 }

@@ -32,7 +32,7 @@ const roleVariable = "LOCKD_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "daemon":
-		os.Exit(run(os.Args[1:], os.Stderr))
+		os.Exit(run(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 	case "prober":
 		probe(os.Args[1])
 	case "":
@@ -57,16 +57,24 @@ func probe(path string) {
 // rig is a daemon under a keeper, with a client.
 type rig struct {
 	*lockclient.Client
-	t      *testing.T
-	dir    string
-	spaces string
-	ready  chan lockclient.Status
+	t *testing.T
+	// program is what the daemon is started as.
+	program string
+	dir     string
+	spaces  string
+	ready   chan lockclient.Status
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOf(t, os.Args[0])
+}
+
+// newRigOf is newRig with a program that leads to the test binary.
+func newRigOf(t *testing.T, program string) *rig {
+	t.Helper()
 	dir := t.TempDir()
-	r := &rig{t: t, dir: dir, spaces: filepath.Join(dir, "locks"), ready: make(chan lockclient.Status, 64)}
+	r := &rig{t: t, dir: dir, program: program, spaces: filepath.Join(dir, "locks"), ready: make(chan lockclient.Status, 64)}
 	r.Client = lockclient.New(r.path("sock"))
 	t.Cleanup(r.Close)
 	t.Setenv(roleVariable, "daemon")
@@ -95,7 +103,7 @@ func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
 
 func (r *rig) command() []string {
 	return []string{
-		os.Args[0], "--socket", r.path("sock"), "--journal", r.path("journal"), "--log-level", "debug",
+		r.program, "--socket", r.path("sock"), "--journal", r.path("journal"), "--log-level", "debug",
 		"--lockspace-dir", r.spaces,
 	}
 }
@@ -191,7 +199,7 @@ func forget(got []lockclient.Lease) {
 	}
 }
 
-// prober starts a process that tries to get a lock all the while; wait returns when it had it.
+// prober starts a process that tries to get a lock all the while; wait returns when it had it, and has it no more.
 func prober(t *testing.T, path string) (wait func() string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], path)
@@ -212,6 +220,7 @@ func prober(t *testing.T, path string) (wait func() string) {
 	}
 	return func() string {
 		line, _ := lines.ReadString('\n')
+		end(cmd)
 		return strings.TrimSpace(line)
 	}
 }

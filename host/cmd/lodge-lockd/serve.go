@@ -4,19 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
-	"strconv"
+	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/host/internal/adminserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/pidfile"
+	"github.com/lodgevirt/lodge/host/internal/reexec"
 	"github.com/lodgevirt/lodge/host/internal/version"
 )
 
@@ -27,46 +28,120 @@ const (
 	oomScore = "-900"
 )
 
-// errRunning says that another daemon has the pid file.
-var errRunning = errors.New("another lock daemon is running")
-
-// serve runs the daemon until the context ends.
-func serve(ctx context.Context, o options, log hclog.Logger) error {
+// serve runs the daemon until the context ends, or until nobody has used it for its timeout. A daemon that follows another one in this
+// process does without what it cannot have, because its end would cost locks.
+func serve(ctx context.Context, o options, c *control) error {
+	left := reexec.Find(reexec.Places{
+		State: o.restart, PIDFile: o.pidFile, Sockets: map[string]string{lockserver.Name: o.socket, adminName: o.adminSocket},
+	}, c.logger)
+	// fatal returns an error that ends the daemon, or tells one that does not.
+	fatal := func(err error) error {
+		if err != nil && left.Left() {
+			c.logger.Error("daemon goes on without something, because other processes' locks depend on it", "error", err)
+			return nil
+		}
+		return err
+	}
+	if err := fatal(o.folder()); err != nil {
+		return err
+	}
 	unix.Umask(0o077)
-	// Calls are short and mostly the kernel's: a second processor gains nothing, and a lone client waits for threads to wake.
-	runtime.GOMAXPROCS(1)
-	pid, err := claim(o.pidFile)
-	if err != nil {
+	// Calls are short and mostly the kernel's. One processor more than the one that works keeps the runtime from waking threads whenever
+	// that one waits in the kernel; further ones gain nothing.
+	runtime.GOMAXPROCS(2)
+	pid, err := pidfile.Inherit(o.pidFile, left.PIDFile())
+	if err := fatal(err); err != nil {
 		return err
 	}
-	defer pid.Close()
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0o600); err != nil {
-		log.Debug("cannot lower the chance to be killed for memory", "error", err)
+	c.lower()
+	err = c.serveTable(ctx, left, fatal, pid)
+	if pid != nil {
+		err = errors.Join(err, pid.Release())
 	}
-	table, err := leases.Open(o.journal, log)
+	return err
+}
+
+// lower makes the kernel look for others to kill for memory. It may refuse; then the daemon goes on as it is.
+func (c *control) lower() {
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0o600)
+	if err != nil && os.Geteuid() == 0 {
+		c.logger.Warn("cannot lower the chance to be killed for memory", "error", err)
+	}
+}
+
+// serveTable opens the journal and serves what is in it.
+func (c *control) serveTable(ctx context.Context, left *reexec.Predecessor, fatal func(error) error, pid *pidfile.File) error {
+	table, err := leases.TakeOver(c.opts.journal, c.logger.Named("leases"), left.Leases())
 	if err != nil {
-		return err
+		if err := fatal(err); err != nil {
+			return err
+		}
+		if table, err = c.spareTable(left); err != nil {
+			return err
+		}
 	}
-	for _, dir := range o.spaces {
-		if err := table.AddSpace(dir); err != nil && !errors.Is(err, leases.ErrSpaceExists) {
+	for _, dir := range c.opts.spaces {
+		if err := table.AddSpace(dir); err != nil && !errors.Is(err, leases.ErrSpaceExists) && fatal(err) != nil {
 			return errors.Join(err, table.Close())
 		}
 	}
 	if err := settle(ctx, table); err != nil {
-		log.Warn("some locks take long to come back", "error", err)
+		c.logger.Warn("some locks take long to come back", "error", err)
 	}
-	listeners, err := listen(o.socket)
+	c.program = &reexec.Program{Table: table, State: c.opts.restart, Args: os.Args, Log: c.logger}
+	if pid != nil {
+		c.program.PIDFile = pid
+	}
+	return errors.Join(c.serveSockets(ctx, table, left, fatal), table.Close())
+}
+
+// spareTable takes a predecessor's locks over with a journal that nobody will find, when the daemon's own cannot be used.
+func (c *control) spareTable(left *reexec.Predecessor) (*leases.Table, error) {
+	dir, err := os.MkdirTemp("", "lodge-lockd")
 	if err != nil {
-		return errors.Join(err, table.Close())
+		return nil, fmt.Errorf("make a spare journal: %w", err)
 	}
-	log.Info("lock daemon is ready", "pid", os.Getpid(), "socket", o.socket, "leases", len(table.List()))
-	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
-		log.Warn("cannot tell systemd", "error", err)
+	c.logger.Error("leases are not remembered beyond this process", "journal", dir)
+	return leases.TakeOver(dir+"/journal", c.logger.Named("leases"), left.Leases())
+}
+
+// serveSockets serves clients and administrators.
+func (c *control) serveSockets(ctx context.Context, table *leases.Table, left *reexec.Predecessor, fatal func(error) error) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	connections, err := hub.New(c.logger.Named("rpc"), func(f *os.File) { _ = lockspace.CloseFile(f) })
+	if err != nil {
+		return err
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: log, Version: version.String(), MaxClients: o.maxClients})
-	err = server.Serve(ctx, listeners...)
-	log.Info("lock daemon ends; guests keep their locks")
-	return errors.Join(err, table.Close())
+	server := lockserver.New(lockserver.Config{Hub: connections, Table: table, Log: c.logger.Named("rpc"), Version: version.String()})
+	defer server.Close()
+	admin := adminserver.NewServer(connections, adminName, c.conf.AdminMaxClients)
+	c.attach(server, table, admin)
+	left.Adopt(connections, server)
+	listeners, err := c.opts.listen(c.logger, left)
+	if err := fatal(err); err != nil {
+		return err
+	}
+	err = nil
+	for _, l := range listeners.locks {
+		err = errors.Join(err, server.Listen(l))
+	}
+	for _, l := range listeners.admin {
+		err = errors.Join(err, admin.Listen(l))
+	}
+	if err := fatal(err); err != nil {
+		return err
+	}
+	c.program.Hub, c.program.Locks = connections, server
+	c.logger.Info("lock daemon is ready", "pid", os.Getpid(), "socket", c.opts.socket, "leases", len(table.List()))
+	c.ready()
+	var all sync.WaitGroup
+	all.Go(func() { c.run(ctx, end) })
+	err = connections.Run(ctx)
+	end()
+	all.Wait()
+	c.logger.Info("lock daemon ends; guests keep their locks")
+	return err
 }
 
 // settle waits for the locks of the journal.
@@ -74,61 +149,4 @@ func settle(ctx context.Context, table *leases.Table) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverFor)
 	defer cancel()
 	return table.Recovered(ctx)
-}
-
-// claim locks the pid file for as long as this process lives, and writes the pid into it. The file is never removed, because
-// another daemon may just be opening it.
-func claim(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open pid file: %w", err)
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errRunning
-	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("claim pid file %q: %w", path, err)
-	}
-	return f, nil
-}
-
-// listen returns the sockets that systemd passed, or makes the one at path. A socket that nobody serves any more is replaced.
-func listen(path string) ([]*net.UnixListener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("take sockets from systemd: %w", err)
-	}
-	var out []*net.UnixListener
-	for _, l := range passed {
-		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false)
-			out = append(out, u)
-		}
-	}
-	if len(out) > 0 {
-		return out, nil
-	}
-	dialer := net.Dialer{Timeout: recoverFor}
-	if conn, err := dialer.DialContext(context.Background(), "unix", path); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("listen on %q: %w", path, errRunning)
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == os.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove old socket: %w", err)
-		}
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
-	return []*net.UnixListener{l}, nil
 }

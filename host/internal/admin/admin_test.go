@@ -33,6 +33,13 @@ func (source) ResetPlugin(name string) error {
 	return nil
 }
 func (source) Guests() []*adminv1.GuestInfo { return []*adminv1.GuestInfo{{Name: "guest"}} }
+func (source) ReleaseLock(_ context.Context, id string, force bool) (*adminv1.Lock, error) {
+	if !force {
+		return nil, verr.New(verr.OperationInvalid, "owner of lock '%s' lives", id)
+	}
+	return &adminv1.Lock{Id: id, OwnerName: "a"}, nil
+}
+
 func (source) Locks(context.Context) ([]*adminv1.Lock, error) {
 	return nil, verr.New(verr.OperationFailed, "lock daemon is away")
 }
@@ -67,6 +74,12 @@ func TestCallsAreAnsweredByTheSource(t *testing.T) {
 	}
 	if r, err := c.ListGuests(t.Context(), &adminv1.ListGuestsRequest{}); err != nil || len(r.Guests) != 1 {
 		t.Errorf("guests %v, %v", r, err)
+	}
+	if r, err := c.ReleaseLock(t.Context(), &adminv1.ReleaseLockRequest{Id: "7", Force: true}); err != nil || r.Lock.GetId() != "7" {
+		t.Errorf("released %v, %v", r, err)
+	}
+	if _, err := c.ReleaseLock(t.Context(), &adminv1.ReleaseLockRequest{Id: "7"}); !verr.Is(verr.From(err), verr.OperationInvalid) {
+		t.Errorf("release of a lock whose owner lives: %v", err)
 	}
 	if _, err := c.ListLocks(t.Context(), &adminv1.ListLocksRequest{}); !verr.Is(verr.From(err), verr.OperationFailed) {
 		t.Errorf("locks without a lock daemon: %v", err)

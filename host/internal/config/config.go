@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	toml "github.com/pelletier/go-toml/v2"
+
+	"github.com/lodgevirt/lodge/host/internal/virtconf"
 )
 
 // maxFile is the largest configuration file in bytes.
@@ -55,6 +57,12 @@ type Locks struct {
 	Require *bool `toml:"require_lease_for_disks" comment:"refuse guests with writable disks that are not locked and have no <lease>"`
 	// FileLockspace is a folder for lock files named by the hash of a disk's path; empty locks the image itself.
 	FileLockspace string `toml:"file_lockspace_dir" comment:"folder for lock files; empty locks the images themselves"`
+	// LVMLockspace is a folder for lock files of logical volumes, named by their UUIDs; empty treats them like other disks.
+	LVMLockspace string `toml:"lvm_lockspace_dir" comment:"folder for lock files of logical volumes, named by their UUIDs"`
+	// SCSILockspace is a folder for lock files of SCSI units, named by their identifiers; empty treats them like other disks.
+	SCSILockspace string `toml:"scsi_lockspace_dir" comment:"folder for lock files of SCSI units, named by their identifiers"`
+	// From is libvirt's qemu-lockd.conf, whose settings count where this file has none of its own.
+	From string `toml:"from" comment:"libvirt's qemu-lockd.conf, to take the five settings from that libvirt knows"`
 }
 
 // BuiltInManager is the name of the lock daemon among lock managers.
@@ -94,7 +102,43 @@ func Load(path string, required bool) (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, explain(path, err)
 	}
+	if err := c.Locks.takeOver(data); err != nil {
+		return c, fmt.Errorf("%s: locks.from: %w", path, err)
+	}
 	return c, c.check(path)
+}
+
+// takeOver fills in libvirt's settings, where the file has none of its own.
+func (l *Locks) takeOver(data []byte) error {
+	if l.From == "" {
+		return nil
+	}
+	theirs, err := virtconf.LoadQEMULockd(l.From)
+	if err != nil {
+		return err
+	}
+	var own struct {
+		Locks struct {
+			Disks *bool `toml:"auto_disk_leases"`
+		} `toml:"locks"`
+	}
+	if err := toml.Unmarshal(data, &own); err != nil {
+		return err
+	}
+	if own.Locks.Disks == nil {
+		l.Disks = theirs.AutoDiskLeases
+	}
+	if l.Require == nil {
+		l.Require = &theirs.RequireLeaseForDisks
+	}
+	for ours, value := range map[*string]string{
+		&l.FileLockspace: theirs.FileLockspaceDir, &l.LVMLockspace: theirs.LVMLockspaceDir, &l.SCSILockspace: theirs.SCSILockspaceDir,
+	} {
+		if *ours == "" {
+			*ours = value
+		}
+	}
+	return nil
 }
 
 func read(path string) ([]byte, error) {
@@ -144,7 +188,8 @@ func (c *Config) check(path string) error {
 			return fmt.Errorf("%s: %s is %d: use %d to %d", path, r.key, r.value, r.lo, r.hi)
 		}
 	}
-	for _, dir := range append([]string{c.Locks.FileLockspace}, c.Plugins.Dirs...) {
+	folders := []string{c.Locks.FileLockspace, c.Locks.LVMLockspace, c.Locks.SCSILockspace}
+	for _, dir := range append(folders, c.Plugins.Dirs...) {
 		if dir != "" && !filepath.IsAbs(dir) {
 			return fmt.Errorf("%s: folder %q: use an absolute path", path, dir)
 		}

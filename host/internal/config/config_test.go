@@ -48,3 +48,35 @@ func TestMissingFile(t *testing.T) {
 		t.Fatal("a file that somebody named may not be missing")
 	}
 }
+
+func TestLocksAreTakenOverFromLibvirt(t *testing.T) {
+	theirs := filepath.Join(t.TempDir(), "qemu-lockd.conf")
+	text := "auto_disk_leases = 0\nfile_lockspace_dir = \"/theirs/files\"\nlvm_lockspace_dir = \"/theirs/lvm\"\n"
+	if err := os.WriteFile(theirs, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "lodge.toml")
+	for own, want := range map[string]Locks{
+		"":                          {Disks: false, FileLockspace: "/theirs/files", LVMLockspace: "/theirs/lvm"},
+		"auto_disk_leases = true\n": {Disks: true, FileLockspace: "/theirs/files", LVMLockspace: "/theirs/lvm"},
+		"file_lockspace_dir = \"/ours\"\nscsi_lockspace_dir = \"/scsi\"\n": {FileLockspace: "/ours", LVMLockspace: "/theirs/lvm", SCSILockspace: "/scsi"},
+	} {
+		if err := os.WriteFile(path, []byte("[locks]\nfrom = \""+theirs+"\"\n"+own), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Manager, want.From, want.Require = BuiltInManager, theirs, c.Locks.Require
+		if c.Locks != want || c.Locks.Require == nil || !*c.Locks.Require {
+			t.Errorf("with %q locks are %+v, want %+v", own, c.Locks, want)
+		}
+	}
+	if err := os.WriteFile(path, []byte("[locks]\nfrom = \"/nowhere/qemu-lockd.conf\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path, true); err == nil || !strings.Contains(err.Error(), "/nowhere/qemu-lockd.conf") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}

@@ -149,6 +149,7 @@ func (h *Host) Run(ctx context.Context) error {
 	} else {
 		g.Go(func() error { return ended(h.keepLockDaemon(gctx)) })
 		g.Go(func() error { return h.debts.Pay(gctx, h.locks) })
+		g.Go(func() error { return h.watchLocks(gctx) })
 	}
 	for _, s := range h.storage {
 		g.Go(func() error { return ended(s.run(gctx)) })

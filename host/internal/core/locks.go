@@ -3,12 +3,14 @@ package core
 import (
 	"context"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockmanager"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/naming"
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 )
 
@@ -19,15 +21,15 @@ func (d *driver) locks() domain.Locks {
 		return lockmanager.NewPlugin(l.plugin)
 	}
 	s := d.host.cfg.Settings.Locks
-	folder := s.FileLockspace
+	folders := naming.Folders{File: s.FileLockspace, LVM: s.LVMLockspace, SCSI: s.SCSILockspace}
 	if d.manifest.Disks == manifest.DisksElsewhere {
-		folder = filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)
+		folders = naming.Folders{File: filepath.Join(d.host.cfg.Layout.State, "lockspace", d.manifest.Name)}
 	}
 	require := !s.Disks
 	if s.Require != nil {
 		require = *s.Require
 	}
-	return &lockmanager.Lockd{Client: d.host.locks, Debts: &d.host.debts, Folder: folder, Disks: s.Disks, Require: require}
+	return &lockmanager.Lockd{Client: d.host.locks, Debts: &d.host.debts, Namer: naming.New(folders), Disks: s.Disks, Require: require}
 }
 
 // settleLocks compares what a lock daemon that has just come up knows with what lives: it hears of the guests' processes, and leases
@@ -50,6 +52,36 @@ func (h *Host) settleLocks(ctx context.Context, daemon lockclient.Status) error 
 	h.reaffirm(ctx)
 	h.settled.Store(int64(daemon.PID))
 	return nil
+}
+
+// watchLocks deals with leases that the lock daemon loses, until the context ends.
+func (h *Host) watchLocks(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	err := h.locks.Watch(ctx, func(c lockclient.Change) {
+		// What was released by force is dealt with by whoever has asked for that.
+		if c.Resync || c.State == lockclient.Lost && !c.Ended {
+			work.Go(func() { h.loseLeases(ctx, c) })
+		}
+	})
+	if ctx.Err() == nil {
+		h.cfg.Log.Error("lock daemon does not tell of lost locks", "error", err)
+	}
+	return nil
+}
+
+// loseLeases finds the guests of leases that are lost: of the one that has changed, or of all.
+func (h *Host) loseLeases(ctx context.Context, c lockclient.Change) {
+	leases, err := h.locks.List(ctx)
+	if err != nil {
+		h.cfg.Log.Warn("lost locks could not be listed", "error", err)
+		return
+	}
+	for _, l := range leases {
+		if l.State == lockclient.Lost && !l.Classic && (c.Resync || l.Number == c.Number) {
+			h.lost(ctx, l.Owner.UUID.String(), l.Owner.Generation, lockmanager.LostLease(l))
+		}
+	}
 }
 
 // life is one life of a guest.

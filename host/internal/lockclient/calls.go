@@ -10,6 +10,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/xdr"
 )
 
 // Acquire takes all resources for an owner, or none, and returns a lease with a descriptor for each, in their order. Repeating it
@@ -20,13 +21,13 @@ func (c *Client) Acquire(ctx context.Context, owner Owner, resources []lockspace
 	var files []*os.File
 	args := lockproto.AcquireArgs{Owner: owner.wire(), Resources: wire(resources)}
 	for {
-		var ret lockproto.LeaseList
+		var ret leaseList
 		got, err := c.call(ctx, lockproto.Acquire, &args, &ret, nil)
 		if err != nil {
 			closeAll(files)
 			return nil, err
 		}
-		files, out = append(files, got...), leasesOf(ret.Leases)
+		files, out = append(files, got...), leasesOf(ret)
 		switch {
 		case len(out) != len(resources) || len(files) > len(out) || (len(got) == 0 && len(files) < len(out)):
 			closeAll(files)
@@ -63,11 +64,11 @@ func (c *Client) List(ctx context.Context) ([]Lease, error) {
 	var all []Lease
 	var args lockproto.ListArgs
 	for {
-		var ret lockproto.LeaseList
+		var ret leaseList
 		if _, err := c.call(ctx, lockproto.List, &args, &ret, nil); err != nil {
 			return nil, err
 		}
-		all = append(all, leasesOf(ret.Leases)...)
+		all = append(all, leasesOf(ret)...)
 		if !ret.More || len(ret.Leases) == 0 {
 			return all, nil
 		}
@@ -82,11 +83,11 @@ func (c *Client) Adopt(ctx context.Context, owner Owner, resources []lockspace.R
 	var out []Lease
 	for _, batch := range batches(resources, files) {
 		args := lockproto.AcquireArgs{Owner: owner.wire(), Resources: wire(batch.resources)}
-		var ret lockproto.LeaseList
+		var ret leaseList
 		if _, err := c.call(ctx, lockproto.Adopt, &args, &ret, batch.files); err != nil {
 			return nil, err
 		}
-		out = append(out, leasesOf(ret.Leases)...)
+		out = append(out, leasesOf(ret)...)
 	}
 	return out, nil
 }
@@ -114,6 +115,19 @@ func batches(resources []lockspace.Resource, files []*os.File) []batch {
 		}
 	}
 	return out
+}
+
+// ForceRelease ends a lease by its number, whoever owns it, and returns it as it was. The lock is dropped for the guest too. A lease that is
+// not there is verr.OperationInvalid; after an answer that was lost it may have been this call that has ended it.
+func (c *Client) ForceRelease(ctx context.Context, number uint64) (Lease, error) {
+	var ret leaseList
+	if _, err := c.call(ctx, lockproto.ForceRelease, &lockproto.ForceReleaseArgs{Number: number}, &ret, nil); err != nil {
+		return Lease{}, err
+	}
+	if len(ret.Leases) != 1 {
+		return Lease{}, fmt.Errorf("release lease %d by force: the lock daemon told of %d leases", number, len(ret.Leases))
+	}
+	return leasesOf(ret)[0], nil
 }
 
 // Status is the daemon at a glance.
@@ -169,10 +183,30 @@ func wire(resources []lockspace.Resource) []lockproto.Resource {
 	return out
 }
 
-func leasesOf(in []lockproto.Lease) []Lease {
-	out := make([]Lease, len(in))
-	for i, l := range in {
+// leaseList is a LeaseList with what daemons of today let follow.
+type leaseList struct {
+	lockproto.LeaseList
+	rest lockproto.LeaseRest
+}
+
+// decode implements decoder.
+func (l *leaseList) decode(payload []byte) error {
+	rest, err := xdr.Unmarshal(payload, &l.LeaseList)
+	if err == nil && len(rest) > 0 {
+		_, err = xdr.Unmarshal(rest, &l.rest)
+	}
+	return err
+}
+
+func leasesOf(list leaseList) []Lease {
+	out := make([]Lease, len(list.Leases))
+	for i, l := range list.Leases {
+		var more lockproto.LeaseMore
+		if i < len(list.rest.Leases) {
+			more = list.rest.Leases[i]
+		}
 		out[i] = Lease{
+			POSIX: more.POSIX, Unknown: more.Unknown,
 			Number: l.Number, Classic: l.Classic, Path: l.Path, State: State(l.State), Detail: l.Detail,
 			Since: time.UnixMilli(l.SinceMS),
 			Owner: Owner{

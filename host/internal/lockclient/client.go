@@ -42,6 +42,7 @@ var ErrClosed = errors.New("lock client is closed")
 type Client struct {
 	path    string
 	dialing chan struct{} // holds a token while somebody connects
+	done    chan struct{} // closed by Close
 
 	mu     sync.Mutex
 	conn   *conn
@@ -49,11 +50,16 @@ type Client struct {
 }
 
 // New returns a client of the daemon at a socket's path. It does not connect yet.
-func New(path string) *Client { return &Client{path: path, dialing: make(chan struct{}, 1)} }
+func New(path string) *Client {
+	return &Client{path: path, dialing: make(chan struct{}, 1), done: make(chan struct{})}
+}
 
-// Close ends the connection; calls under way fail with ErrClosed.
+// Close ends the connection; calls and watches under way fail with ErrClosed.
 func (c *Client) Close() {
 	c.mu.Lock()
+	if !c.closed {
+		close(c.done)
+	}
 	c.closed = true
 	old := c.conn
 	c.conn = nil
@@ -112,12 +118,21 @@ func finish(f rpc.Frame, ret any) ([]*os.File, error) {
 	if ret == nil {
 		return f.Files, nil
 	}
-	if _, err := xdr.Unmarshal(f.Payload, ret); err != nil {
+	var err error
+	if d, ok := ret.(decoder); ok {
+		err = d.decode(f.Payload)
+	} else {
+		_, err = xdr.Unmarshal(f.Payload, ret)
+	}
+	if err != nil {
 		closeAll(f.Files)
 		return nil, fmt.Errorf("decode the lock daemon's answer: %w", err)
 	}
 	return f.Files, nil
 }
+
+// decoder is an answer that reads itself.
+type decoder interface{ decode(payload []byte) error }
 
 // remote is the error in a reply, with the sentence that has no phrase for its code in front.
 func remote(payload []byte) error {
@@ -230,6 +245,10 @@ type Lease struct {
 	Detail string
 	// Since is when it was taken.
 	Since time.Time
+	// POSIX says that the lock is the daemon's process's, as one that was taken over from virtlockd: it has no descriptor for a guest.
+	POSIX bool
+	// Unknown says that nobody knows whose the lock is.
+	Unknown bool
 	// File is a duplicate of the lock's descriptor, from Acquire only; the caller closes it.
 	File *os.File
 }

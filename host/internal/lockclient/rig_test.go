@@ -2,6 +2,7 @@ package lockclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,8 +18,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
+	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // patience is how long a test waits for what must happen before it fails instead of hanging.
@@ -59,9 +63,9 @@ func daemon(dir string) error {
 
 // service is a server on a folder's socket and journal.
 type service struct {
-	table    *leases.Table
-	server   *lockserver.Server
-	listener *net.UnixListener
+	table  *leases.Table
+	server *lockserver.Server
+	hub    *hub.Hub
 }
 
 func openService(dir string) (*service, error) {
@@ -73,15 +77,22 @@ func openService(dir string) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: hclog.NewNullLogger(), Version: "test"})
-	return &service{table: table, server: server, listener: l}, nil
+	listener, err := hub.FromNet(l, true)
+	if err != nil {
+		return nil, err
+	}
+	h, err := hub.New(hclog.NewNullLogger(), nil)
+	if err != nil {
+		return nil, err
+	}
+	server := lockserver.New(lockserver.Config{Hub: h, Table: table, Log: hclog.NewNullLogger(), Version: "test"})
+	return &service{table: table, server: server, hub: h}, server.Listen(listener)
 }
 
 func (s *service) serve(ctx context.Context) error {
-	if err := s.server.Serve(ctx, s.listener); err != nil {
-		return err
-	}
-	return s.table.Close()
+	err := s.hub.Run(ctx)
+	s.server.Close()
+	return errors.Join(err, s.table.Close())
 }
 
 // serve runs a service in this process and returns its end, which is also that of the test.
@@ -140,6 +151,36 @@ func mute(t *testing.T, dir string) (count func() int) {
 		}
 	})
 	return func() int { mu.Lock(); defer mu.Unlock(); return len(conns) }
+}
+
+// refuse is a daemon that knows no procedure.
+func refuse(t *testing.T, dir string) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(dir, "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		r, w := rpc.NewReader(conn, rpc.ReaderConfig{}), rpc.NewWriter(conn, patience)
+		for {
+			f, err := r.Next()
+			if err != nil {
+				return
+			}
+			unknown := verr.New(verr.RPC, "unknown procedure: %d", f.Procedure)
+			payload, err := rpc.NewError(unknown, verr.FromRPC).Append(nil)
+			if err != nil || w.Send(f.Answer(rpc.Failed), payload) != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() { l.Close(); done.Wait() })
 }
 
 func guest(n byte, generation uint64) Owner {

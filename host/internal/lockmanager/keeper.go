@@ -59,7 +59,8 @@ func (k daemonKeeper) Release(ctx context.Context, lock *adminv1.Lock) error {
 	if err != nil {
 		return verr.New(verr.InvalidArg, "lock '%s': %w", lock.Id, err)
 	}
-	return k.client.ForceRelease(ctx, number)
+	_, err = k.client.ForceRelease(ctx, number)
+	return err
 }
 
 // PluginKeeper is a plugin that is a lock manager, behind a connection, as a Keeper.

@@ -15,6 +15,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/lockspace/naming"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -27,8 +28,8 @@ type Lockd struct {
 	Client *lockclient.Client
 	// Debts take releases that could not be made.
 	Debts *Debts
-	// Folder has the lock files of disks, or is empty to lock the images themselves.
-	Folder string
+	// Namer names the locks of disks.
+	Namer *naming.Namer
 	// Disks: writable disks are locked, not only leases that definitions name.
 	Disks bool
 	// Require refuses a guest with writable disks that are not locked and no lease.
@@ -57,17 +58,21 @@ func (l *Lockd) Prepare(_ context.Context, _ domain.Owner, wants domain.Wants) (
 }
 
 // resources names the locks of what a guest wants, disks first.
-func (l *Lockd) resources(wants domain.Wants) []lockspace.Resource {
+func (l *Lockd) resources(ctx context.Context, wants domain.Wants) ([]lockspace.Resource, error) {
 	var rs []lockspace.Resource
 	if l.Disks {
 		for _, d := range wants.Disks {
-			rs = append(rs, lockspace.ForDisk(l.Folder, d.Path, lockspace.Mode(d.Shared)))
+			r, err := l.Namer.Disk(ctx, d.Path, lockspace.Mode(d.Shared))
+			if err != nil {
+				return nil, verr.New(verr.Internal, "%w", err).In(verr.FromLocking)
+			}
+			rs = append(rs, r)
 		}
 	}
 	for _, n := range wants.Leases {
 		rs = append(rs, lockspace.Resource{Lockspace: filepath.Join(n.Path, n.Lockspace), Name: n.Key})
 	}
-	return rs
+	return rs, nil
 }
 
 func owner(o domain.Owner) lockclient.Owner {
@@ -78,9 +83,9 @@ func owner(o domain.Owner) lockclient.Owner {
 
 // Acquire implements domain.Locks.
 func (l *Lockd) Acquire(ctx context.Context, o domain.Owner, wants domain.Wants) ([]domain.HeldLock, error) {
-	rs := l.resources(wants)
-	if len(rs) == 0 {
-		return nil, nil
+	rs, err := l.resources(ctx, wants)
+	if err != nil || len(rs) == 0 {
+		return nil, err
 	}
 	leases, err := l.Client.Acquire(ctx, owner(o), rs)
 	if err != nil {
@@ -104,8 +109,9 @@ func held(leases []lockclient.Lease) []domain.HeldLock {
 
 // Claim implements domain.Locks.
 func (l *Lockd) Claim(ctx context.Context, o domain.Owner, wants domain.Wants) error {
-	if len(l.resources(wants)) == 0 {
-		return nil
+	rs, err := l.resources(ctx, wants)
+	if err != nil || len(rs) == 0 {
+		return err
 	}
 	return l.Client.SetProcess(ctx, owner(o))
 }
@@ -114,7 +120,10 @@ func (l *Lockd) Claim(ctx context.Context, o domain.Owner, wants domain.Wants) e
 func (l *Lockd) Reaffirm(
 	ctx context.Context, o domain.Owner, wants domain.Wants, have []domain.HeldLock,
 ) (again []domain.HeldLock, lost []domain.LostLock, err error) {
-	rs := l.resources(wants)
+	rs, err := l.resources(ctx, wants)
+	if err != nil {
+		return nil, nil, err
+	}
 	switch {
 	case o.PID != 0:
 		if err := l.Client.SetProcess(ctx, owner(o)); err != nil {
@@ -139,9 +148,10 @@ func (l *Lockd) adopt(ctx context.Context, o domain.Owner, have []domain.HeldLoc
 	rs := make([]lockspace.Resource, len(have))
 	files := make([]*os.File, len(have))
 	for n, h := range have {
-		rs[n] = lockspace.Resource{Lockspace: h.Lockspace, Name: h.Resource, Mode: lockspace.Mode(h.Shared)}
-		if h.Disk != "" {
-			rs[n] = lockspace.ForDisk(h.Lockspace, h.Disk, lockspace.Mode(h.Shared))
+		rs[n] = lockspace.Resource{
+			Lockspace: h.Lockspace, Name: h.Resource, Mode: lockspace.Mode(h.Shared), Disk: h.Disk,
+			// Files of a lockspace that stand for a disk are made for it; those of leases are somebody's own.
+			Temporary: h.Lockspace != "" && h.Disk != "",
 		}
 		files[n] = h.File
 	}
@@ -176,8 +186,9 @@ func LostLease(lease lockclient.Lease) domain.LostLock {
 func (l *Lockd) Release(ctx context.Context, o domain.Owner, what domain.Release) ([]byte, error) {
 	var only []lockspace.Resource
 	if what.Only != nil {
-		if only = l.resources(*what.Only); len(only) == 0 {
-			return nil, nil
+		var err error
+		if only, err = l.resources(ctx, *what.Only); err != nil || len(only) == 0 {
+			return nil, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseWait)

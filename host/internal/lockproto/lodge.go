@@ -28,6 +28,14 @@ const (
 	Adopt int32 = 5
 	// Status takes nothing and returns StatusRet.
 	Status int32 = 6
+	// Watch takes and returns nothing. From now on the connection is told of changes that leases undergo by themselves or by
+	// ForceRelease: frames of type MESSAGE with serial 0, the procedure Changed and a Change. A second Watch changes nothing.
+	Watch int32 = 7
+	// ForceRelease takes ForceReleaseArgs, ends a lease whoever owns it, and returns LeaseList with the lease as it was. A lease that is
+	// not there is OPERATION_INVALID (55).
+	ForceRelease int32 = 8
+	// Changed is the procedure of messages that Watch asks for. It cannot be called.
+	Changed int32 = 9
 )
 
 const (
@@ -108,6 +116,35 @@ type LeaseList struct {
 	Leases []Lease `xdr:"max=2048"`
 	// More says that List has more leases.
 	More bool
+}
+
+// LeaseRest follows a LeaseList: what else there is to know of its leases, in their order. Daemons of before do not send it.
+type LeaseRest struct {
+	Leases []LeaseMore `xdr:"max=2048"`
+}
+
+// LeaseMore is what else there is to know of a lease.
+type LeaseMore struct {
+	// POSIX says that the lock is the daemon's process's, as one that was taken over from virtlockd, so that no guest can inherit it.
+	POSIX bool
+	// Unknown says that nobody knows whose the lock is.
+	Unknown bool
+}
+
+// ForceReleaseArgs names a lease.
+type ForceReleaseArgs struct {
+	Number uint64
+}
+
+// Change is what became of a lease.
+type Change struct {
+	Number uint64
+	// State is its state now, or its last one.
+	State uint32
+	// Ended says that it was ended by force.
+	Ended bool
+	// Missed says that there were more changes than could be told: all leases have to be listed anew. Then nothing else is set.
+	Missed bool
 }
 
 // StatusRet is the daemon at a glance.

@@ -3,13 +3,14 @@ package lockserver
 import (
 	"context"
 	"errors"
-	"math"
+	"io/fs"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
@@ -17,7 +18,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// Patience with an owner that closed its connection: virtlockd gives it as long before SIGKILL.
+// patience is how long an owner that closed its connection has to end before SIGKILL: virtlockd gives it as long.
 const patience = 8 * 200 * time.Millisecond
 
 // classic is the state of a connection in virtlockd's program.
@@ -29,188 +30,244 @@ type classic struct {
 	owner      leases.Owner
 }
 
-// classicProcedure is one procedure of virtlockd's program, and whether it needs an owner.
+// request is the arguments of any procedure of virtlockd's program; each has some of them.
+type request struct {
+	owner      lockproto.RegisterArgs
+	path, name string
+	flags      uint32
+}
+
+// classicProcedure is one procedure of virtlockd's program. What is wrong with a call is found in the order of the fields.
 type classicProcedure struct {
-	do    func(*classic, context.Context, rpc.Frame) error
-	owner bool
+	decode func(rpc.Frame, *request) error
+	flags  uint32 // that are known
+	owner  bool   // needs one
+	do     func(*classic, context.Context, *request) error
 }
 
-var classicProcedures = map[int32]classicProcedure{
-	lockproto.ClassicRegister:        {do: (*classic).register},
-	lockproto.ClassicRestrict:        {do: (*classic).restrict, owner: true},
-	lockproto.ClassicNew:             {do: (*classic).newSpace, owner: true},
-	lockproto.ClassicCreateResource:  {do: (*classic).create, owner: true},
-	lockproto.ClassicDeleteResource:  {do: (*classic).remove, owner: true},
-	lockproto.ClassicAcquireResource: {do: (*classic).acquire, owner: true},
-	lockproto.ClassicReleaseResource: {do: (*classic).release, owner: true},
-	lockproto.ClassicCreateLockspace: {do: (*classic).createSpace},
+// classicProcedures are all procedures by their numbers.
+var classicProcedures = [...]classicProcedure{
+	lockproto.ClassicRegister:       {decode: decodeOwner, do: (*classic).register},
+	lockproto.ClassicRestrict:       {decode: decodeFlags, owner: true, do: (*classic).restrict},
+	lockproto.ClassicNew:            {decode: decodeNew, owner: true, do: (*classic).newSpace},
+	lockproto.ClassicCreateResource: {decode: decodeResource, owner: true, do: (*classic).create},
+	lockproto.ClassicDeleteResource: {decode: decodeResource, owner: true, do: (*classic).remove},
+	lockproto.ClassicAcquireResource: {
+		decode: decodeResource, owner: true, flags: lockproto.ClassicShared | lockproto.ClassicAutocreate, do: (*classic).acquire,
+	},
+	lockproto.ClassicReleaseResource: {decode: decodeResource, owner: true, do: (*classic).release},
+	lockproto.ClassicCreateLockspace: {decode: decodePath, do: (*classic).createSpace},
 }
 
-// call runs a procedure of virtlockd's program.
-func (c *classic) call(ctx context.Context, f rpc.Frame) error {
-	p, ok := classicProcedures[f.Procedure]
+// call runs a procedure of virtlockd's program. It returns the domain of an error that names none itself.
+func (c *classic) call(f rpc.Frame) (verr.Domain, error) {
+	if f.Procedure <= 0 || int(f.Procedure) >= len(classicProcedures) {
+		return verr.FromRPC, unknown(f)
+	}
+	p := &classicProcedures[f.Procedure]
+	var r request
+	if err := p.decode(f, &r); err != nil {
+		return verr.FromRPC, err
+	}
 	switch {
-	case !ok:
-		return unknown(f)
+	case r.flags&^p.flags != 0:
+		return verr.FromRPC, verr.New(verr.InvalidArg, "unsupported flags 0x%x", r.flags)
 	case c.restricted:
-		return verr.New(verr.OperationDenied, "the connection is restricted").In(verr.FromRPC)
+		return verr.FromRPC, verr.New(verr.OperationDenied, "lock manager connection has been restricted")
 	case p.owner && !c.registered:
-		return verr.New(verr.OperationInvalid, "the connection has no lock owner").In(verr.FromRPC)
+		return verr.FromRPC, verr.New(verr.OperationInvalid, "lock owner details have not been registered")
 	}
-	return classicError(p.do(c, ctx, f))
+	ctx := &deadline{Context: c.server.calls}
+	defer ctx.end()
+	err := classicError(p.do(c, ctx, &r))
+	if f.Procedure == lockproto.ClassicCreateResource && err != nil && verr.From(err).Code == verr.SystemError {
+		return verr.FromNone, err // virtlockd makes the file by other means than all else
+	}
+	return verr.FromLockspace, err
 }
 
-func (c *classic) register(_ context.Context, f rpc.Frame) error {
-	var args lockproto.RegisterArgs
-	if err := decode(f, &args); err != nil {
-		return err
-	}
-	switch {
-	case args.Flags != 0:
-		return badFlags(args.Flags)
-	case args.ID == 0 || args.PID == 0 || args.PID > math.MaxInt32:
-		return verr.New(verr.OperationInvalid, "a lock owner needs an id and a process").In(verr.FromRPC)
-	}
-	id, err := process.Find(int32(args.PID))
-	if err != nil {
-		return err
+func decodeOwner(f rpc.Frame, r *request) error {
+	err := decode(f, &r.owner)
+	r.flags = r.owner.Flags
+	return err
+}
+
+func decodeFlags(f rpc.Frame, r *request) error {
+	var args lockproto.RestrictArgs
+	err := decode(f, &args)
+	r.flags = args.Flags
+	return err
+}
+
+func decodeNew(f rpc.Frame, r *request) error {
+	var args lockproto.NewArgs
+	err := decode(f, &args)
+	r.path, r.flags = args.Path, args.Flags
+	return err
+}
+
+func decodeResource(f rpc.Frame, r *request) error {
+	var args lockproto.ResourceArgs
+	err := decode(f, &args)
+	r.path, r.name, r.flags = args.Path, args.Name, args.Flags
+	return err
+}
+
+func decodePath(f rpc.Frame, r *request) error {
+	var args lockproto.CreateLockspaceArgs
+	err := decode(f, &args)
+	r.path = args.Path
+	return err
+}
+
+// register says for whom the connection acts. As for virtlockd, the last word counts, and whether there is such a process shows when it is
+// to have a lock.
+func (c *classic) register(_ context.Context, r *request) error {
+	if r.owner.ID == 0 {
+		return verr.New(verr.OperationInvalid, "a lock owner needs an id").In(verr.FromRPC)
 	}
 	c.registered = true
 	c.owner = leases.Owner{
-		UUID: args.UUID, Name: strings.ToValidUTF8(args.Name, "?"), ID: args.ID, Classic: true, Process: id,
+		UUID: r.owner.UUID, Name: strings.ToValidUTF8(r.owner.Name, "?"), ID: r.owner.ID, Classic: true,
+		Process: processOf(int64(r.owner.PID)),
 	}
 	return nil
 }
 
-func (c *classic) restrict(_ context.Context, f rpc.Frame) error {
-	var args lockproto.RestrictArgs
-	if err := decode(f, &args); err != nil {
-		return err
-	}
-	if args.Flags != 0 {
-		return badFlags(args.Flags)
-	}
+func (c *classic) restrict(context.Context, *request) error {
 	c.restricted = true
 	return nil
 }
 
-func (c *classic) newSpace(_ context.Context, f rpc.Frame) error {
-	var args lockproto.NewArgs
-	if err := decode(f, &args); err != nil {
-		return err
+func (c *classic) newSpace(_ context.Context, r *request) error {
+	if r.path == "" {
+		return verr.New(verr.OperationInvalid, "the default lockspace already exists").In(verr.FromRPC)
 	}
-	switch {
-	case args.Flags != 0:
-		return badFlags(args.Flags)
-	case args.Path == "":
-		return verr.New(verr.OperationInvalid, "the default lockspace exists already").In(verr.FromRPC)
-	}
-	return c.server.table.AddSpace(args.Path)
+	return c.addSpace(r.path)
 }
 
-func (c *classic) createSpace(_ context.Context, f rpc.Frame) error {
-	var args lockproto.CreateLockspaceArgs
-	if err := decode(f, &args); err != nil {
-		return err
+func (c *classic) createSpace(_ context.Context, r *request) error {
+	if c.server.table.HasSpace(r.path) {
+		return nil
 	}
-	if err := c.server.table.AddSpace(args.Path); !errors.Is(err, leases.ErrSpaceExists) {
+	if err := c.addSpace(r.path); !errors.Is(err, leases.ErrSpaceExists) {
 		return err
 	}
 	return nil
 }
 
-func (c *classic) create(_ context.Context, f rpc.Frame) error {
-	r, _, err := c.resource(f, 0)
-	if err != nil {
-		return err
+func (c *classic) addSpace(path string) error {
+	err := c.server.table.AddSpace(path)
+	var at *fs.PathError
+	if errors.As(err, &at) && errors.Is(err, unix.ENOTDIR) && at.Path == path {
+		return verr.New(verr.Internal, "lockspace location %q is there and is no folder: %w", path, err)
 	}
-	return c.server.table.Create(r)
-}
-
-func (c *classic) remove(_ context.Context, f rpc.Frame) error {
-	r, _, err := c.resource(f, 0)
-	if err != nil {
-		return err
-	}
-	return c.server.table.Delete(r)
-}
-
-func (c *classic) acquire(ctx context.Context, f rpc.Frame) error {
-	r, flags, err := c.resource(f, lockproto.ClassicShared|lockproto.ClassicAutocreate)
-	if err != nil {
-		return err
-	}
-	r.Mode = lockspace.Mode(flags&lockproto.ClassicShared != 0)
-	r.Temporary = flags&lockproto.ClassicAutocreate != 0
-	_, err = c.server.table.Acquire(ctx, c.owner, []leases.Want{{Resource: r}})
 	return err
 }
 
-func (c *classic) release(ctx context.Context, f rpc.Frame) error {
-	r, _, err := c.resource(f, 0)
+func (c *classic) create(_ context.Context, r *request) error {
+	res, err := c.resource(r)
 	if err != nil {
 		return err
 	}
-	return c.server.table.ReleaseOne(ctx, c.owner, r)
+	return c.server.table.Create(res)
 }
 
-// resource decodes the arguments about a resource and checks its lockspace and flags.
-func (c *classic) resource(f rpc.Frame, known uint32) (lockspace.Resource, uint32, error) {
-	var args lockproto.ResourceArgs
-	if err := decode(f, &args); err != nil {
-		return lockspace.Resource{}, 0, err
+func (c *classic) remove(_ context.Context, r *request) error {
+	res, err := c.resource(r)
+	if err != nil {
+		return err
 	}
-	if args.Flags&^known != 0 {
-		return lockspace.Resource{}, 0, badFlags(args.Flags)
-	}
-	if !c.server.table.HasSpace(args.Path) {
-		return lockspace.Resource{}, 0, verr.New(verr.Internal, "there is no lockspace %q", args.Path).In(verr.FromRPC)
-	}
-	r := lockspace.Resource{Lockspace: args.Path, Name: args.Name}
-	return r, args.Flags, r.Check()
+	return c.server.table.Delete(res)
 }
 
-func badFlags(flags uint32) error {
-	return verr.New(verr.InvalidArg, "unsupported flags 0x%x", flags).In(verr.FromRPC)
+func (c *classic) acquire(ctx context.Context, r *request) error {
+	res, err := c.resource(r)
+	if err != nil {
+		return err
+	}
+	res.Mode = lockspace.Mode(r.flags&lockproto.ClassicShared != 0)
+	res.Temporary = r.flags&lockproto.ClassicAutocreate != 0
+	_, err = c.server.table.Acquire(ctx, c.owner, []leases.Want{{Resource: res}})
+	return err
+}
+
+func (c *classic) release(ctx context.Context, r *request) error {
+	res, err := c.resource(r)
+	if errors.Is(err, lockspace.ErrName) {
+		err = leases.ErrNotHeld // nothing that has such a name can be
+	}
+	if err != nil {
+		return err
+	}
+	return c.server.table.ReleaseOne(ctx, c.owner, res)
+}
+
+// resource is the one that a request names, in a lockspace that is known.
+func (c *classic) resource(r *request) (lockspace.Resource, error) {
+	if !c.server.table.HasSpace(r.path) {
+		return lockspace.Resource{}, verr.New(verr.Internal, "there is no lockspace %q", r.path).In(verr.FromRPC)
+	}
+	res := lockspace.Resource{Lockspace: r.path, Name: r.name}
+	return res, res.Check()
 }
 
 // classicError gives errors the codes that virtlockd answers with.
 func classicError(err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, leases.ErrNotHeld):
 		return verr.New(verr.ResourceBusy, "%w", err)
 	case errors.Is(err, leases.ErrNotOwner):
 		return verr.New(verr.Internal, "%w", err)
 	case errors.Is(err, leases.ErrSpaceExists):
 		return verr.New(verr.Internal, "%w", err).In(verr.FromRPC)
+	case errors.Is(err, lockspace.ErrName):
+		// virtlockd has no rules for names: what cannot be is what the system refuses to open.
+		e := verr.New(verr.SystemError, "%w", err)
+		e.Errno = int(unix.EINVAL)
+		return e
 	}
 	return translate(err)
 }
 
-// left is called when the peer has closed its connection. Whoever holds locks for itself and lets go of its connection has lost
-// its right to them: it is ended, as virtlockd does, and its locks are free once it is gone. Locks that were taken on behalf
-// of another process stay with that process.
-func (c *classic) left() {
-	if !c.registered || c.owner.Process.PID != c.pid {
+// left is called when the connection has ended. Whoever holds locks for itself and lets go of its connection has lost its right to them: it
+// is ended, as virtlockd does, and its locks are free once it is gone. Locks that were taken on behalf of another process stay
+// with that process. Nothing happens when it is the daemon that ends.
+func (c *classic) left(why error) {
+	if errors.Is(why, hub.ErrEnded) || !c.registered || c.owner.Process.PID != c.pid {
 		return
 	}
 	id := c.server.table.Holder(c.owner)
 	if id.PID == 0 {
 		return
 	}
+	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
+	c.server.work.Go(func() {
+		if err := fence(c.server.calls, id); err != nil {
+			c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
+		}
+	})
+}
+
+// fence ends a process, first kindly. It gives up when the context ends.
+func fence(ctx context.Context, id process.ID) error {
 	p, err := process.Open(id)
+	if errors.Is(err, process.ErrGone) {
+		return nil
+	}
 	if err != nil {
-		return
+		return err
 	}
 	defer p.Close()
-	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	if err := p.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err = p.Signal(unix.SIGTERM)
-	if err == nil && p.Wait(ctx) != nil {
-		err = p.Signal(unix.SIGKILL)
+	if p.Wait(patient) == nil || ctx.Err() != nil {
+		return nil
 	}
-	if err != nil {
-		c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
-	}
+	return p.Signal(unix.SIGKILL)
 }

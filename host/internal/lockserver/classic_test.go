@@ -1,137 +1,27 @@
 package lockserver_test
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
+	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
+	"github.com/lodgevirt/lodge/host/internal/rpc"
 )
-
-const (
-	sharedFlag  = lockproto.ClassicShared
-	createFlag  = lockproto.ClassicAutocreate
-	unknownFlag = 4
-)
-
-// step is one call in virtlockd's program by client a or b, and what comes back.
-type step struct {
-	client    string
-	procedure int32
-	args      any
-	want      verdict
-}
-
-// classicStory goes through the rules of virtlockd's program. The clients are owners of the processes pids[0] and pids[1].
-func classicStory(dir string, pids [2]uint32) []step {
-	on := func(name string, flags uint32) *lockproto.ResourceArgs {
-		return &lockproto.ResourceArgs{Path: dir, Name: name, Flags: flags}
-	}
-	noID := register(pids[0])
-	noID.ID = 0
-	flagged := register(pids[0])
-	flagged.Flags = 1
-	const (
-		reg, restrict, add, create, remove, acquire, release, ensure = 1, 2, 3, 4, 5, 6, 7, 8
-	)
-	busy, denied := verdict{87, 51}, verdict{29, 7}
-	return []step{
-		{"a", add, &lockproto.NewArgs{Path: dir}, verdict{55, 7}},
-		{"a", acquire, on("x", 0), verdict{55, 7}},
-		{"a", reg, noID, verdict{55, 7}},
-		{"a", reg, flagged, verdict{8, 7}},
-		{"a", reg, register(pids[0]), verdict{}},
-		{"b", reg, register(pids[1]), verdict{}},
-		{"a", acquire, on("x", 0), verdict{1, 7}},
-		{"a", add, &lockproto.NewArgs{}, verdict{55, 7}},
-		{"a", add, &lockproto.NewArgs{Path: dir, Flags: 1}, verdict{8, 7}},
-		{"a", add, &lockproto.NewArgs{Path: dir}, verdict{}},
-		{"b", add, &lockproto.NewArgs{Path: dir}, verdict{1, 7}},
-		{"b", ensure, &lockproto.CreateLockspaceArgs{Path: dir}, verdict{}},
-		{"a", acquire, on("x", 0), verdict{38, 51}},
-		{"a", create, on("x", 0), verdict{}},
-		{"a", create, on("x", 0), verdict{}},
-		{"a", acquire, on("x", unknownFlag), verdict{8, 7}},
-		{"a", acquire, on("x", 0), verdict{}},
-		{"a", acquire, on("x", 0), busy},
-		{"a", acquire, on("x", sharedFlag), busy},
-		{"b", acquire, on("x", 0), busy},
-		{"b", acquire, on("x", sharedFlag), busy},
-		{"b", create, on("x", 0), busy},
-		{"b", remove, on("x", 0), busy},
-		{"b", release, on("x", 0), verdict{1, 51}},
-		{"a", release, on("x", 0), verdict{}},
-		{"a", release, on("x", 0), busy},
-		{"a", remove, on("x", 0), verdict{}},
-		{"a", remove, on("x", 0), verdict{}},
-		{"a", acquire, on("s", sharedFlag|createFlag), verdict{}},
-		{"a", acquire, on("s", sharedFlag|createFlag), verdict{}},
-		{"b", acquire, on("s", sharedFlag|createFlag), verdict{}},
-		{"b", acquire, on("s", createFlag), busy},
-		{"a", release, on("s", 0), verdict{}},
-		{"a", release, on("s", 0), verdict{}},
-		{"a", release, on("s", 0), verdict{1, 51}},
-		{"b", release, on("s", 0), verdict{}},
-		{"a", 0, nil, verdict{39, 7}},
-		{"a", 9, nil, verdict{39, 7}},
-		{"a", acquire, []byte{0, 0, 0, 9, 'x'}, verdict{39, 7}},
-		{"a", restrict, &lockproto.RestrictArgs{Flags: 1}, verdict{8, 7}},
-		{"a", restrict, &lockproto.RestrictArgs{}, verdict{}},
-		{"a", restrict, &lockproto.RestrictArgs{}, denied},
-		{"a", reg, register(pids[0]), denied},
-		{"a", ensure, &lockproto.CreateLockspaceArgs{Path: dir}, denied},
-		{"b", acquire, on("x", createFlag), verdict{}},
-	}
-}
-
-func tell(t *testing.T, socket, dir string) {
-	t.Helper()
-	clients := map[string]*caller{"a": mustDial(t, socket), "b": mustDial(t, socket)}
-	for i, s := range classicStory(dir, [2]uint32{sleeper(t), sleeper(t)}) {
-		got, err := clients[s.client].call(lockproto.ClassicProgram, s.procedure, s.args)
-		if err != nil || got != s.want {
-			t.Errorf("step %d, client %s, procedure %d with %+v: %v (%v), want %v", i, s.client, s.procedure, s.args, got, err, s.want)
-		}
-	}
-}
-
-func TestClassicProgramKeepsVirtlockdsRules(t *testing.T) {
-	socket, _ := serve(t)
-	tell(t, socket, filepath.Join(t.TempDir(), "locks"))
-}
-
-// startVirtlockd runs libvirt's own daemon in a mount namespace where /run/libvirt is a folder of the test's.
-func startVirtlockd(t *testing.T) (socket string) {
-	t.Helper()
-	dir := t.TempDir()
-	if _, err := exec.LookPath("virtlockd"); err != nil || os.Geteuid() != 0 {
-		t.Skip("needs virtlockd and root")
-	}
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
-		"mkdir -p /run/libvirt && mount --bind "+dir+" /run/libvirt && exec virtlockd -p "+dir+"/pid")
-	if err := cmd.Start(); err != nil {
-		t.Skip("cannot start virtlockd: ", err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	socket = filepath.Join(dir, "virtlockd-sock")
-	eventually(t, "virtlockd does not serve", func() bool {
-		c, err := dial(socket)
-		if err == nil {
-			c.conn.Close()
-		}
-		return err == nil
-	})
-	return socket
-}
-
-func TestVirtlockdKeepsTheSameRules(t *testing.T) {
-	tell(t, startVirtlockd(t), filepath.Join(t.TempDir(), "locks"))
-}
 
 func TestLocksConflictWithVirtlockds(t *testing.T) {
 	theirs, ours := startVirtlockd(t), ""
@@ -178,13 +68,16 @@ func TestLocksConflictWithVirtlockds(t *testing.T) {
 
 const roleVariable = "LOCKSERVER_TEST_SOCKET"
 
-// letGo takes a lock for its own process, closes the connection and stays.
-func letGo(socket, path string) {
+// letGo takes a lock for its own process, closes the connection and stays. It may not listen to SIGTERM.
+func letGo(socket, path string, stubborn bool) {
+	if stubborn {
+		signal.Ignore(syscall.SIGTERM)
+	}
 	c, err := dial(socket)
 	if err == nil {
 		_, err = c.call(lockproto.ClassicProgram, lockproto.ClassicRegister, register(uint32(os.Getpid())))
 	}
-	if err == nil {
+	if err == nil && path != "" {
 		_, err = c.call(lockproto.ClassicProgram, lockproto.ClassicAcquireResource, &lockproto.ResourceArgs{Name: path})
 	}
 	if err != nil {
@@ -192,52 +85,254 @@ func letGo(socket, path string) {
 		os.Exit(1)
 	}
 	c.conn.Close()
-	time.Sleep(patience)
+	time.Sleep(patience / 8)
 	os.Exit(2)
 }
 
 func TestOwnerThatLetsGoOfItsConnectionIsEnded(t *testing.T) {
-	socket, table := serve(t)
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], image)
-	cmd.Env = append(os.Environ(), roleVariable+"="+socket)
-	out, err := cmd.CombinedOutput()
-	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if !ok || status.Signal() != syscall.SIGTERM {
-		t.Fatalf("owner ended with %v: %s", err, out)
+	for _, daemon := range []struct {
+		name  string
+		start func(*testing.T) string
+	}{
+		{"ours", func(t *testing.T) string { socket, _ := serve(t); return socket }}, {"virtlockd", startVirtlockd},
+	} {
+		for _, c := range []struct {
+			name, path, stubborn string
+			signal               syscall.Signal
+			from, to             time.Duration
+		}{
+			{"with a lock", image, "", syscall.SIGTERM, 0, time.Second},
+			{"with a lock and without ears", image, "stubborn", syscall.SIGKILL, 1500 * time.Millisecond, 2400 * time.Millisecond},
+			{"without a lock", "", "", 0, 0, 0},
+		} {
+			t.Run(daemon.name+"/"+c.name, func(t *testing.T) {
+				socket := daemon.start(t)
+				cmd := exec.Command(os.Args[0], c.path, c.stubborn)
+				cmd.Env = append(os.Environ(), roleVariable+"="+socket)
+				begun := time.Now()
+				out, err := cmd.CombinedOutput()
+				took := time.Since(begun)
+				status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+				switch {
+				case !ok || (c.signal == 0) != status.Exited() || (c.signal == 0 && status.ExitStatus() != 2):
+					t.Fatalf("owner ended with %v: %s", err, out)
+				case c.signal != 0 && (status.Signal() != c.signal || took < c.from):
+					t.Errorf("owner ended with %v after %v", err, took)
+				}
+				eventually(t, "lock of a dead owner is never free", func() bool {
+					lock, err := lockspace.Take(lockspace.Resource{Name: image})
+					if err == nil {
+						lock.Close()
+					}
+					return err == nil
+				})
+			})
+		}
 	}
-	eventually(t, "lock of a dead owner is never free", func() bool { return len(table.List()) == 0 })
-	lock, err := lockspace.Take(lockspace.Resource{Name: image})
-	if err != nil {
-		t.Fatal(err)
-	}
-	lock.Close()
 }
 
 func TestLockTakenForAnotherProcessStaysWithIt(t *testing.T) {
-	socket, table := serve(t)
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := mustDial(t, socket)
-	if v, err := c.call(lockproto.ClassicProgram, lockproto.ClassicRegister, register(sleeper(t))); err != nil || v != (verdict{}) {
+	for _, daemon := range []struct {
+		name  string
+		start func(*testing.T) string
+		ours  bool
+	}{
+		{"ours", func(t *testing.T) string { socket, _ := serve(t); return socket }, true}, {"virtlockd", startVirtlockd, false},
+	} {
+		t.Run(daemon.name, func(t *testing.T) {
+			socket := daemon.start(t)
+			owner := exec.Command("sleep", "600")
+			if err := owner.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = owner.Process.Kill(); _ = owner.Wait() })
+			pid := uint32(owner.Process.Pid)
+			acquire := func() verdict {
+				t.Helper()
+				c := mustDial(t, socket)
+				defer c.conn.Close()
+				if v, err := c.call(lockproto.ClassicProgram, lockproto.ClassicRegister, register(pid)); err != nil || v != fine {
+					t.Fatalf("register: %v %v", v, err)
+				}
+				v, err := c.call(lockproto.ClassicProgram, lockproto.ClassicAcquireResource, &lockproto.ResourceArgs{Name: image})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+			if v := acquire(); v != fine {
+				t.Fatalf("acquire: %v", v)
+			}
+			for range 10 {
+				if v := acquire(); v != busy {
+					t.Fatalf("acquire after the connection was closed: %v", v)
+				}
+			}
+			_ = owner.Process.Kill()
+			_ = owner.Wait()
+			pid = sleeper(t)
+			if daemon.ours {
+				eventually(t, "lock of a dead owner stays", func() bool { return acquire() == fine })
+			} else if v := acquire(); v != busy {
+				t.Errorf("virtlockd has freed the lock of a dead owner: %v", v)
+			}
+		})
+	}
+}
+
+func TestOrderlyStopEndsNoOwner(t *testing.T) {
+	r := newRig(t)
+	image := filepath.Join(r.dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The process of the test is the owner, and has the connection.
+	c := mustDial(t, r.socket)
+	if v, err := c.call(lockproto.ClassicProgram, reg, register(uint32(os.Getpid()))); err != nil || v != fine {
 		t.Fatalf("register: %v %v", v, err)
 	}
-	args := &lockproto.ResourceArgs{Name: image}
-	if v, err := c.call(lockproto.ClassicProgram, lockproto.ClassicAcquireResource, args); err != nil || v != (verdict{}) {
+	if v, err := c.call(lockproto.ClassicProgram, acquire, &lockproto.ResourceArgs{Name: image}); err != nil || v != fine {
 		t.Fatalf("acquire: %v %v", v, err)
 	}
-	c.conn.Close()
-	// A call on another connection comes after the server has seen the end, or shows that it changes nothing.
-	other := mustDial(t, socket)
-	if v, err := other.call(lockproto.Program, lockproto.Status, nil); err != nil || v != (verdict{}) {
-		t.Fatalf("status: %v %v", v, err)
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	defer signal.Stop(ended)
+	r.stop()
+	select {
+	case <-ended:
+		t.Error("the owner was told to end")
+	case <-time.After(100 * time.Millisecond):
 	}
-	if n := len(table.List()); n != 1 {
-		t.Errorf("%d leases, want the one", n)
+}
+
+func TestAdministratorsSeeAndCloseConnections(t *testing.T) {
+	r := newRig(t)
+	a, b := mustDial(t, r.socket), mustDial(t, r.socket)
+	for _, c := range []*caller{a, b} {
+		if v, err := c.call(lockproto.Program, lockproto.Status, nil); err != nil || v != fine {
+			t.Fatalf("status: %v %v", v, err)
+		}
+	}
+	all := r.Clients()
+	slices.SortFunc(all, func(a, b lockserver.Client) int { return cmp.Compare(a.ID, b.ID) })
+	for i, c := range all {
+		me := int32(os.Getpid())
+		if c.ID != uint64(i+1) || c.PID != me || c.UID != uint32(os.Getuid()) || c.GID != uint32(os.Getgid()) || c.ReadOnly {
+			t.Errorf("client %+v", c)
+		}
+		if age := time.Since(c.Connected); age < 0 || age > patience {
+			t.Errorf("client %d has been connected for %v", c.ID, age)
+		}
+	}
+	if l := r.Limits(); l != (lockserver.Limits{MaxClients: 32, Clients: 2}) || len(all) != 2 {
+		t.Errorf("limits %+v, %d clients", l, len(all))
+	}
+	if !r.CloseClient(1) || r.CloseClient(99) {
+		t.Error("a client that is there was not closed, or one that is not was")
+	}
+	if _, err := a.reader.Next(); !errors.Is(err, io.EOF) {
+		t.Errorf("client that was closed reads %v", err)
+	}
+	eventually(t, "client that was closed stays", func() bool { return r.Limits().Clients == 1 })
+	r.SetMaxClients(1)
+	waiting := mustDial(t, r.socket)
+	b.conn.Close()
+	if v, err := waiting.call(lockproto.Program, lockproto.Status, nil); err != nil || v != fine {
+		t.Errorf("client that waited for another's end: %v %v", v, err)
+	}
+}
+
+// hang mounts a file system that answers nothing. What waits for it is let go by the end of the test or by free.
+func hang(t *testing.T) (dir string, free func()) {
+	t.Helper()
+	dir = t.TempDir()
+	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("needs FUSE: ", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())
+	if err := unix.Mount("hung", dir, "fuse", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+		fuse.Close()
+		t.Skip("needs the right to mount: ", err)
+	}
+	free = sync.OnceFunc(func() {
+		fuse.Close()
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(free)
+	return dir, free
+}
+
+func TestHungFileSystemCostsNobodyElse(t *testing.T) {
+	r := newRig(t)
+	dir, free := hang(t)
+	space := filepath.Join(r.dir, "locks")
+	ready := func() *caller {
+		t.Helper()
+		c := mustDial(t, r.socket)
+		for _, v := range []func() (verdict, error){
+			func() (verdict, error) { return c.call(lockproto.ClassicProgram, reg, register(sleeper(t))) },
+			func() (verdict, error) {
+				return c.call(lockproto.ClassicProgram, ensure, &lockproto.CreateLockspaceArgs{Path: space})
+			},
+		} {
+			if v, err := v(); err != nil || v != fine {
+				t.Fatalf("%v %v", v, err)
+			}
+		}
+		return c
+	}
+	good := ready()
+	var stuck []*caller
+	for n := range 20 {
+		c := ready()
+		args := encoded(t, &lockproto.ResourceArgs{Name: filepath.Join(dir, fmt.Sprint(n))})
+		ping := rpc.Header{Program: rpc.KeepaliveProgram, Version: 1, Procedure: rpc.KeepalivePing, Type: rpc.Message}
+		err := errors.Join(
+			c.writer.Send(rpc.Header{Program: lockproto.ClassicProgram, Version: 1, Procedure: acquire, Serial: 77}, args),
+			c.writer.Send(ping, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stuck = append(stuck, c)
+		for range 10 {
+			for _, procedure := range []int32{acquire, release} {
+				args := &lockproto.ResourceArgs{Path: space, Name: "x"}
+				if procedure == acquire {
+					args.Flags = createFlag
+				}
+				if v, err := good.call(lockproto.ClassicProgram, procedure, args); err != nil || v != fine {
+					t.Fatalf("procedure %d beside %d calls that hang: %v %v", procedure, n+1, v, err)
+				}
+			}
+		}
+		if v, err := good.call(lockproto.Program, lockproto.List, &lockproto.ListArgs{}); err != nil || v != fine {
+			t.Fatalf("list: %v %v", v, err)
+		}
+	}
+	for _, c := range stuck {
+		if f, err := c.reader.Next(); err != nil || f.Program != rpc.KeepaliveProgram {
+			t.Fatalf("ping of a client whose call hangs: %+v, %v", f.Header, err)
+		}
+	}
+	free()
+	for _, c := range stuck {
+		f, err := c.reader.Next()
+		if err != nil || f.Serial != 77 || f.Status != rpc.Failed {
+			t.Fatalf("call that hung: %+v, %v", f.Header, err)
+		}
+		if e, err := rpc.ParseError(f.Payload); err != nil || (verdict{e.Code, e.Domain}) != system {
+			t.Errorf("call that hung: %+v, %v", e, err)
+		}
 	}
 }

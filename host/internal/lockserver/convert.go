@@ -29,8 +29,17 @@ func resourcesOf(in []lockproto.Resource) []lockspace.Resource {
 	return out
 }
 
-func listOf(in []leases.Info, more bool) *lockproto.LeaseList {
-	out := &lockproto.LeaseList{Leases: make([]lockproto.Lease, len(in)), More: more}
+// list is a lockproto.LeaseList and what follows it.
+type list struct {
+	lockproto.LeaseList
+	Rest lockproto.LeaseRest
+}
+
+func listOf(in []leases.Info, more bool) *list {
+	out := &list{
+		LeaseList: lockproto.LeaseList{Leases: make([]lockproto.Lease, len(in)), More: more},
+		Rest:      lockproto.LeaseRest{Leases: make([]lockproto.LeaseMore, len(in))},
+	}
 	for i, l := range in {
 		out.Leases[i] = lockproto.Lease{
 			Number: l.Number, Classic: l.Owner.Classic, Path: l.Resource.Path(), State: uint32(l.State),
@@ -44,6 +53,7 @@ func listOf(in []leases.Info, more bool) *lockproto.LeaseList {
 				Shared: bool(l.Resource.Mode), Temporary: l.Resource.Temporary,
 			},
 		}
+		out.Rest.Leases[i] = lockproto.LeaseMore{POSIX: l.Kind == lockspace.POSIX, Unknown: l.Owner.Unknown}
 	}
 	return out
 }

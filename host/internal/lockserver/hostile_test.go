@@ -161,7 +161,9 @@ func TestBadCallsAreAnsweredAndTheConnectionGoesOn(t *testing.T) {
 		want      verdict
 	}{
 		{"procedure zero", 0, nil, malformed},
-		{"an unknown procedure", 7, nil, malformed},
+		{"an unknown procedure", 77, nil, malformed},
+		{"a message as a call", lockproto.Changed, nil, malformed},
+		{"a lease that is not there", lockproto.ForceRelease, &lockproto.ForceReleaseArgs{Number: 77}, verdict{55, 42}},
 		{"a negative procedure", -1, nil, malformed},
 		{"no arguments", lockproto.Acquire, nil, malformed},
 		{"arguments cut short", lockproto.Acquire, encoded(t, acquire(dir, "x"))[:40], malformed},

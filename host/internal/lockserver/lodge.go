@@ -1,11 +1,9 @@
 package lockserver
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,20 +17,27 @@ import (
 
 // procedures of our program. The frame's files are closed by the caller.
 var procedures = map[int32]func(*Server, context.Context, rpc.Frame) (answer, error){
-	lockproto.Acquire:    (*Server).acquire,
-	lockproto.SetProcess: (*Server).setProcess,
-	lockproto.Release:    (*Server).release,
-	lockproto.List:       (*Server).list,
-	lockproto.Adopt:      (*Server).adopt,
-	lockproto.Status:     (*Server).status,
+	lockproto.Acquire:      (*Server).acquire,
+	lockproto.SetProcess:   (*Server).setProcess,
+	lockproto.Release:      (*Server).release,
+	lockproto.List:         (*Server).list,
+	lockproto.Adopt:        (*Server).adopt,
+	lockproto.Status:       (*Server).status,
+	lockproto.ForceRelease: (*Server).forceRelease,
 }
 
 // call runs a procedure of our program.
-func (s *Server) call(ctx context.Context, f rpc.Frame) (answer, error) {
+func (s *Server) call(c *session, f rpc.Frame) (answer, error) {
+	if f.Procedure == lockproto.Watch {
+		c.watch.begin(c, false)
+		return answer{}, nil
+	}
 	do, ok := procedures[f.Procedure]
 	if !ok {
 		return answer{}, unknown(f)
 	}
+	ctx := &deadline{Context: s.calls}
+	defer ctx.end()
 	a, err := do(s, ctx, f)
 	return a, translate(err)
 }
@@ -104,21 +109,31 @@ func (s *Server) release(ctx context.Context, f rpc.Frame) (answer, error) {
 	return answer{value: &lockproto.ReleaseRet{Released: uint32(n)}}, err
 }
 
+func (s *Server) forceRelease(ctx context.Context, f rpc.Frame) (answer, error) {
+	var args lockproto.ForceReleaseArgs
+	if err := decode(f, &args); err != nil {
+		return answer{}, err
+	}
+	was, err := s.table.ForceRelease(ctx, args.Number)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{value: listOf([]leases.Info{was}, false)}, nil
+}
+
 func (s *Server) list(_ context.Context, f rpc.Frame) (answer, error) {
 	var args lockproto.ListArgs
 	if err := decode(f, &args); err != nil {
 		return answer{}, err
 	}
-	all := slices.DeleteFunc(s.table.List(), func(i leases.Info) bool { return i.Number <= args.After })
-	slices.SortFunc(all, func(a, b leases.Info) int { return cmp.Compare(a.Number, b.Number) })
-	more := len(all) > lockproto.MaxPage
-	return answer{value: listOf(all[:min(len(all), lockproto.MaxPage)], more)}, nil
+	page, more := s.table.Page(args.After, lockproto.MaxPage)
+	return answer{value: listOf(page, more)}, nil
 }
 
 func (s *Server) status(context.Context, rpc.Frame) (answer, error) {
 	n := s.table.Counts()
 	return answer{value: &lockproto.StatusRet{
-		PID: int32(os.Getpid()), Version: s.version, StartedMS: s.started.UnixMilli(), Clients: uint32(s.clients.Load()),
+		PID: int32(os.Getpid()), Version: s.version, StartedMS: s.started.UnixMilli(), Clients: uint32(s.service.Count()),
 		Held: uint32(n.Held), Unproven: uint32(n.Unproven), Lost: uint32(n.Lost), Owners: uint32(n.Owners),
 	}}, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
@@ -26,40 +27,70 @@ const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(roleVariable); socket != "" {
-		letGo(socket, os.Args[1])
+		letGo(socket, os.Args[1], os.Args[2] != "")
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// rig is a server with its table.
+type rig struct {
+	*lockserver.Server
+	table  *leases.Table
+	socket string
+	dir    string
+	stop   func()
 }
 
 // serve runs a server until the test ends, and returns its socket and table.
 func serve(t *testing.T) (string, *leases.Table) {
 	t.Helper()
-	dir := t.TempDir()
-	table, err := leases.Open(filepath.Join(dir, "journal"), hclog.NewNullLogger())
+	r := newRig(t)
+	return r.socket, r.table
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{dir: t.TempDir()}
+	var err error
+	if r.table, err = leases.Open(filepath.Join(r.dir, "journal"), hclog.NewNullLogger()); err != nil {
+		t.Fatal(err)
+	}
+	r.socket = filepath.Join(r.dir, "sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	listener, err := hub.FromNet(l, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := lockserver.New(lockserver.Config{Table: table, Log: hclog.NewNullLogger(), Version: "test", MaxClients: 32})
+	h, err := hub.New(hclog.NewNullLogger(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Server = lockserver.New(lockserver.Config{
+		Hub: h, Table: r.table, Log: hclog.NewNullLogger(), Version: "test", MaxClients: 32,
+	})
+	if err := r.Listen(listener); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
-		if err := server.Serve(ctx, l); err != nil {
-			t.Errorf("Serve: %v", err)
+		if err := h.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	})
-	t.Cleanup(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
 		done.Wait()
-		if err := table.Close(); err != nil {
+		r.Server.Close()
+		if err := r.table.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return path, table
+	t.Cleanup(r.stop)
+	return r
 }
 
 // caller is a client that sends what it is told.
@@ -125,6 +156,9 @@ func (c *caller) call(program uint32, procedure int32, args any) (verdict, error
 	e, err := rpc.ParseError(f.Payload)
 	if err != nil {
 		return verdict{}, err
+	}
+	if e.Level != rpc.LevelError || e.Dom != nil || e.Net != nil || e.Message == nil || *e.Message == "" {
+		return verdict{}, fmt.Errorf("error %+v", e)
 	}
 	return verdict{e.Code, e.Domain}, nil
 }

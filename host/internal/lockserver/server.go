@@ -1,52 +1,47 @@
-// Package lockserver serves the table of leases on a unix socket: virtlockd's program and our own (package lockproto).
+// Package lockserver serves the table of leases on unix sockets: virtlockd's program and our own (package lockproto).
 //
-// The server owns its connections and their goroutines, and none of the locks: those are the table's. A connection is accepted from
-// root and from the daemon's own user only (SO_PEERCRED). A client of virtlockd's program has one request at a time; one of
-// ours has a bounded number in parallel. A client that is slow, stuck or hostile costs its own connection and nothing else.
+// The connections are package hub's, and the locks the table's; the server owns neither. A connection is accepted from root and from the
+// daemon's own user only (SO_PEERCRED). A client of virtlockd's program has one request at a time; one of ours has a bounded number in
+// parallel. A client that is slow, stuck or hostile costs its own connection and nothing else.
 //
-// All methods are safe concurrently. When Serve ends it has closed every connection and waited for every call; no lock is
-// dropped by that, and no guest is touched.
+// All methods are safe concurrently. The end of the hub drops no lock and touches no guest.
 package lockserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 )
 
 const (
-	// defaultClients is how many connections there may be at once, as virtlockd has it.
-	defaultClients = 1024
-	// frameTimeout bounds how long the rest of a frame may take, and how long an answer may stay unread.
-	frameTimeout = 10 * time.Second
+	// Name is what virtlockd calls this service, in its saved state and to its administrator.
+	Name = "virtlockd"
+	// DefaultClients is how many connections there may be at once, as virtlockd has it.
+	DefaultClients = 1024
 	// callTimeout bounds how long a call waits for its owner's turn.
 	callTimeout = 20 * time.Second
 	// callsPerClient bounds the parallel calls of one connection of our own program.
 	callsPerClient = 64
-	// acceptPause is the wait after a failed accept, such as for want of descriptors.
-	acceptPause = 50 * time.Millisecond
 )
 
 // Config is what a server needs.
 type Config struct {
+	// Hub has the connections.
+	Hub *hub.Hub
 	// Table has the leases.
 	Table *leases.Table
 	// Log is where to log.
 	Log hclog.Logger
 	// Version is told to clients.
 	Version string
-	// MaxClients bounds the connections; 0 is 1024.
+	// MaxClients bounds the connections; 0 is DefaultClients.
 	MaxClients int
 }
 
@@ -55,99 +50,114 @@ type Server struct {
 	table   *leases.Table
 	log     hclog.Logger
 	version string
-	limit   int
 	started time.Time
-	clients atomic.Int32
+	service *hub.Service
+
+	// calls ends with the server.
+	calls  context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
 }
 
-// New returns a server, which does nothing before Serve.
+// New adds the service to the hub, without listeners yet.
 func New(cfg Config) *Server {
+	s := &Server{table: cfg.Table, log: cfg.Log, version: cfg.Version, started: time.Now()}
+	s.calls, s.cancel = context.WithCancel(context.Background())
 	limit := cfg.MaxClients
 	if limit <= 0 {
-		limit = defaultClients
+		limit = DefaultClients
 	}
-	return &Server{table: cfg.Table, log: cfg.Log, version: cfg.Version, limit: limit, started: time.Now()}
+	s.service = cfg.Hub.Add(hub.ServiceConfig{Name: Name, MaxClients: limit, Open: s.open})
+	return s
 }
 
-// Serve accepts connections from the listeners until the context ends, and closes the listeners. It returns nil then, or the error
-// that ended a listener early.
-func (s *Server) Serve(ctx context.Context, listeners ...*net.UnixListener) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for _, l := range listeners {
-		group.Go(func() error { return s.accept(ctx, l) })
-	}
-	return group.Wait()
+// Listen serves the connections of a listener.
+func (s *Server) Listen(l hub.Listener) error { return s.service.Listen(l) }
+
+// Close ends the calls that wait for their owner's turn, and waits for what the server does about owners that have let go of their
+// connections. It is called once the hub has ended, or will serve nobody any more.
+func (s *Server) Close() {
+	s.cancel()
+	s.work.Wait()
 }
 
-// accept serves one listener and waits for its connections.
-func (s *Server) accept(ctx context.Context, l *net.UnixListener) error {
-	var sessions sync.WaitGroup
-	defer sessions.Wait()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	for {
-		conn, err := l.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept connection: %w", err)
-		case err != nil:
-			s.log.Warn("cannot accept a connection", "error", err)
-			pause(ctx, acceptPause)
-			continue
-		}
-		if err := s.admit(conn); err != nil {
-			s.log.Debug("connection refused", "error", err)
-			conn.Close()
-			continue
-		}
-		sessions.Go(func() {
-			defer s.clients.Add(-1)
-			s.serve(ctx, conn)
-		})
-	}
-}
-
-// admit counts a connection in, or says why not.
-func (s *Server) admit(conn *net.UnixConn) error {
-	cred, err := peer(conn)
-	if err != nil {
-		return err
-	}
+// open makes the session of a new connection, or refuses its peer.
+func (s *Server) open(c *hub.Client) (hub.Session, error) {
+	cred := c.Peer()
 	if cred.Uid != 0 && cred.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("check peer: user %d of process %d may not use locks", cred.Uid, cred.Pid)
+		return nil, fmt.Errorf("check peer: user %d of process %d may not use locks", cred.Uid, cred.Pid)
 	}
-	if s.clients.Add(1) > int32(s.limit) {
-		s.clients.Add(-1)
-		return fmt.Errorf("check peer: there are %d clients already", s.limit)
-	}
-	return nil
+	return &session{server: s, client: c, classic: classic{server: s, pid: cred.Pid}}, nil
 }
 
-// peer returns who connected.
-func peer(conn *net.UnixConn) (*unix.Ucred, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("check peer: %w", err)
-	}
-	var cred *unix.Ucred
-	var inner error
-	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(err, inner); err != nil {
-		return nil, fmt.Errorf("check peer: %w", err)
-	}
-	return cred, nil
+// Client is a connection as administrators see it.
+type Client struct {
+	// ID tells connections apart; it is never used again.
+	ID uint64
+	// Connected is when it was accepted.
+	Connected time.Time
+	// UID, GID and PID are those of the process that connected.
+	UID, GID uint32
+	PID      int32
+	// ReadOnly is always false: the lock daemon has no read-only socket.
+	ReadOnly bool
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
+// Clients returns the connections there are, in no order.
+func (s *Server) Clients() []Client {
+	all := s.service.Clients()
+	out := make([]Client, len(all))
+	for i, c := range all {
+		peer := c.Peer()
+		out[i] = Client{ID: c.ID(), Connected: c.Connected(), UID: peer.Uid, GID: peer.Gid, PID: peer.Pid}
+	}
+	return out
+}
+
+// CloseClient ends a connection as if its client had closed it, with all that follows from that for a lock owner. It reports whether there
+// was one.
+func (s *Server) CloseClient(id uint64) bool { return s.service.Close(id) }
+
+// Limits are what administrators may change.
+type Limits struct {
+	// MaxClients is how many connections there may be. Further ones wait to be accepted.
+	MaxClients int
+	// Clients is how many there are.
+	Clients int
+}
+
+// Limits returns the limits now in force.
+func (s *Server) Limits() Limits {
+	return Limits{MaxClients: s.service.Limit(), Clients: s.service.Count()}
+}
+
+// SetMaxClients changes how many connections there may be. Those above the limit stay.
+func (s *Server) SetMaxClients(n int) { s.service.SetLimit(n) }
+
+// Accepted returns how many connections there have been.
+func (s *Server) Accepted() uint64 { return s.service.Accepted() }
+
+// deadline is a context that ends callTimeout after its Done was first asked for, and with the server. Nearly no call has to wait, and a timer
+// for each would cost as much as the rest of the server's work.
+type deadline struct {
+	context.Context
+	once   sync.Once
+	cancel context.CancelFunc
+}
+
+func (d *deadline) begin() {
+	d.once.Do(func() { d.Context, d.cancel = context.WithTimeout(d.Context, callTimeout) })
+}
+
+// Done begins the time.
+func (d *deadline) Done() <-chan struct{} {
+	d.begin()
+	return d.Context.Done()
+}
+
+// end stops the timer, if there is one.
+func (d *deadline) end() {
+	if d.cancel != nil {
+		d.cancel()
 	}
 }

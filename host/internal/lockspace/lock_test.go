@@ -229,6 +229,21 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestPathsAreClean(t *testing.T) {
+	for _, lockspaceDir := range []string{"", "/", "/l", "/l/", "//l", "/l/m", "/l/./m", "/l/../m", "/.l", "/l/.m", "/l//m"} {
+		for _, name := range []string{"/a", "a", "a/b", ".a", "./a", "a/", "/a//b", "/a/./b", "/a/../b", "/", "/a/", "a.b", "/.a"} {
+			r := lockspace.Resource{Lockspace: lockspaceDir, Name: name}
+			want := filepath.Clean(name)
+			if lockspaceDir != "" {
+				want = filepath.Join(lockspaceDir, name)
+			}
+			if r.Path() != want {
+				t.Errorf("path of %q in %q is %q, want %q", name, lockspaceDir, r.Path(), want)
+			}
+		}
+	}
+}
+
 func TestOnlyFilesCanBeLocked(t *testing.T) {
 	for _, path := range []string{t.TempDir(), "/dev/null", filepath.Join(t.TempDir(), "missing")} {
 		if lock, err := lockspace.Take(lockspace.Resource{Name: path}); err == nil {

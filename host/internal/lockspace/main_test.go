@@ -42,6 +42,8 @@ var roles = map[string]func(path string) error{
 		return unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Len: 1})
 	},
 	"idle": func(string) error { return nil },
+	"exec": execRole,
+	"heir": heirRole,
 }
 
 func take(path string, mode lockspace.Mode) error {

@@ -5,9 +5,14 @@
 // guest that inherited one lives exactly as long as the guest, whatever becomes of the daemon that took it. The kernel is the
 // only judge of conflicts; it also sees the POSIX locks that libvirt's own virtlockd takes on the same byte.
 //
+// A process that replaces virtlockd in place has such POSIX locks, which are its own and end when it closes any descriptor of the file.
+// They are only ever inherited (Inherit), never taken. While one lives, this package keeps all descriptors of its file open, and
+// everybody else in the process closes descriptors that may be of lock files with CloseFile.
+//
 // Nothing here waits for a lock: a conflict is answered at once with a BusyError. Nothing here knows owners; package leases
-// does. A Lock must not be used by two goroutines at the same time; everything else is safe concurrently. A failed call
-// leaves neither a lock nor a descriptor behind; a lock file that it created may stay, unlocked and empty.
+// does. A Lock must not be used by two goroutines at the same time, but for what only tells about it; everything else is safe
+// concurrently. A failed call leaves neither a lock nor a descriptor behind; a lock file that it created may stay, unlocked and
+// empty.
 package lockspace
 
 import (
@@ -72,10 +77,28 @@ func ForDisk(lockspace, path string, mode Mode) Resource {
 
 // Path returns the file that carries the lock.
 func (r Resource) Path() string {
-	if r.Lockspace == "" {
+	switch {
+	case r.Lockspace == "" && isClean(r.Name):
+		return r.Name
+	case r.Lockspace == "":
 		return filepath.Clean(r.Name)
+	case isClean(r.Lockspace) && isSimple(r.Name):
+		return r.Lockspace + "/" + r.Name
 	}
 	return filepath.Join(r.Lockspace, r.Name)
+}
+
+// isClean reports whether an absolute path is as short as it can be. Some that are get no for an answer.
+func isClean(path string) bool {
+	if path == "" || path[0] != '/' || path[len(path)-1] == '/' {
+		return false
+	}
+	return !strings.Contains(path, "//") && !strings.Contains(path, "/.")
+}
+
+// isSimple reports whether a name is that of a file in a folder. Some that are get no for an answer.
+func isSimple(name string) bool {
+	return name != "" && name[0] != '.' && strings.IndexByte(name, '/') < 0
 }
 
 // String returns the disk if it is known, else the path.
@@ -91,9 +114,9 @@ func (r Resource) Check() error {
 	switch {
 	case len(r.Lockspace) > MaxName || len(r.Name) > MaxName || len(r.Disk) > MaxName:
 		return fmt.Errorf("check resource: name of over %d bytes: %w", MaxName, ErrName)
-	case strings.ContainsRune(r.Lockspace+r.Name, 0):
+	case strings.IndexByte(r.Lockspace, 0) >= 0 || strings.IndexByte(r.Name, 0) >= 0:
 		return fmt.Errorf("check resource %q: null byte: %w", r.Name, ErrName)
-	case !utf8.ValidString(r.Lockspace + r.Name + r.Disk):
+	case !utf8.ValidString(r.Lockspace) || !utf8.ValidString(r.Name) || !utf8.ValidString(r.Disk):
 		return fmt.Errorf("check resource %q: not UTF-8: %w", r.Name, ErrName)
 	case r.Lockspace == "" && !filepath.IsAbs(r.Name):
 		return fmt.Errorf("check resource %q: path is not absolute: %w", r.Name, ErrName)
@@ -101,6 +124,8 @@ func (r Resource) Check() error {
 		return nil
 	case !filepath.IsAbs(r.Lockspace):
 		return fmt.Errorf("check lockspace %q: path is not absolute: %w", r.Lockspace, ErrName)
+	case isSimple(r.Name):
+		return nil
 	case !filepath.IsLocal(r.Name) || filepath.Clean(r.Name) == ".":
 		return fmt.Errorf("check resource %q: leads out of its lockspace: %w", r.Name, ErrName)
 	}

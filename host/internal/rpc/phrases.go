@@ -49,6 +49,7 @@ var phrases = map[verr.Code]string{
 	verr.XMLInvalidSchema:     "XML document failed to validate against schema",
 	verr.AuthUnavailable:      "authentication unavailable",
 	verr.NoServer:             "Server not found",
+	verr.NoClient:             "Client not found",
 	verr.DeviceMissing:        "device not found",
 	verr.NoDomainCheckpoint:   "Domain checkpoint not found",
 }

@@ -65,8 +65,7 @@ func (w *Writer) SendFiles(h Header, payload []byte, files []*os.File) error {
 	if len(payload) > MaxPayload-4 {
 		return ErrTooLarge
 	}
-	b := appendPrefix(nil, h, 4+len(payload))
-	b = append(binary.BigEndian.AppendUint32(b, uint32(len(files))), payload...)
+	b := AppendFrameWithFDs(nil, h, payload, len(files))
 	return w.direct(b, func() error {
 		for _, f := range files {
 			if err := sendFile(conn, f); err != nil {
@@ -100,6 +99,17 @@ func (w *Writer) put(h Header, payload []byte, now bool) error {
 		return w.flush()
 	}
 	return nil
+}
+
+// AppendFrame appends a frame of any type that carries no descriptors. The payload must not be above MaxPayload.
+func AppendFrame(b []byte, h Header, payload []byte) []byte {
+	return append(appendPrefix(b, h, len(payload)), payload...)
+}
+
+// AppendFrameWithFDs appends a frame that announces descriptors, at most MaxFDs. Each of them follows with one byte that is zero.
+func AppendFrameWithFDs(b []byte, h Header, payload []byte, count int) []byte {
+	b = appendPrefix(b, h, 4+len(payload))
+	return append(binary.BigEndian.AppendUint32(b, uint32(count)), payload...)
 }
 
 func appendPrefix(b []byte, h Header, payload int) []byte {

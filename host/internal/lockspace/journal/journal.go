@@ -1,215 +1,280 @@
 // Package journal remembers which leases there are, so that a lock daemon that was killed finds them again.
 //
-// It is a file of lines, each a CRC-32C in hexadecimal digits, a blank, and one Record as JSON. Append returns once the kernel
-// has the line, which is durable against SIGKILL of the daemon; the file lies in a run directory and is not meant to survive
-// the machine. A line that is torn or damaged is skipped and reported, and every line before and after it counts: losing a
-// release keeps a lease that has to be released again, losing an acquire leaves the lock to the guest's own descriptor.
+// It is a file in memory: Append copies a record with its length and checksum into a mapping of the file, without a system call, and what
+// is copied is the kernel's, which makes it durable against SIGKILL of the daemon; the file lies in a run directory and is not
+// meant to survive the machine. Its space is allocated beforehand, so that a full disk is an error of Append and nothing else.
+// A record is there as a whole or not at all. One that is damaged is skipped and reported, and every record before and after it
+// counts: losing a release keeps a lease that has to be released again, losing an acquire leaves the lock to the guest's own
+// descriptor.
 //
 // The file is written anew, in its shortest form and by rename, when it is opened and whenever it has grown well beyond what it
-// says. A write that fails is taken back, so that an error from Append means that nothing was recorded. All methods are safe
-// concurrently. One process at a time may have a journal open; its owner sees to that.
+// says. An error from Append means that nothing was recorded. All methods are safe concurrently. One process at a time may have a
+// journal open; its owner sees to that.
 package journal
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
-	"strconv"
+	"runtime/debug"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// maxLine bounds one record, in bytes; longer lines are damage.
-	maxLine = 8 << 20
-	// slack is how many records more than needed are kept before the file is written anew.
-	slack = 4096
-	// sumLength is the length of the checksum at the start of a line.
-	sumLength = 8
+	// chunk is how much space is allocated at once, in bytes, at least.
+	chunk = 256 << 10
+	// slack is how many bytes more than twice the shortest form are kept before the file is written anew.
+	slack = 256 << 10
+	// maxSize bounds what is read of a file, in bytes.
+	maxSize = 1 << 30
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrBroken says that a failed write could not be taken back; the journal takes no more records.
+// ErrBroken says that the file can no longer be written; the journal takes no more records.
 var ErrBroken = errors.New("journal is broken")
+
+var errTooLong = errors.New("record is too long")
 
 // Journal is an open journal.
 type Journal struct {
 	path string
+	boot string
 
-	mu      sync.Mutex
-	file    *os.File
-	size    int64
-	records int
-	state   State
-	broken  bool
+	mu sync.Mutex
+	store
+	// base is how much of the file was used when it was last written anew.
+	base   int
+	buf    []byte
+	broken bool
+}
+
+// store is a file that is mapped into memory.
+type store struct {
+	file *os.File
+	data []byte
+	salt uint64
+	used int
 }
 
 // Open reads the journal at path, or starts one, for a boot of the machine. It returns what the journal said, with the boot that it
-// was written in, and how many lines were damaged.
+// was written in, and how many places were damaged.
 func Open(path, boot string) (j *Journal, found State, damaged int, err error) {
-	j = &Journal{path: path, state: newState()}
-	old, err := os.Open(path)
-	switch {
-	case err == nil:
-		j.state, damaged, err = read(old)
-		old.Close()
-	case errors.Is(err, os.ErrNotExist):
-		err = nil
-	}
+	found, damaged, err = load(path)
 	if err != nil {
 		return nil, State{}, 0, fmt.Errorf("open journal %q: %w", path, err)
 	}
-	found = j.state.clone()
-	j.state.Boot = boot
-	if err := j.rewrite(); err != nil {
+	j = &Journal{path: path, boot: boot}
+	now := found
+	now.Boot = boot
+	if err := j.replace(func(salt uint64) []byte { return now.dump(salt) }); err != nil {
 		return nil, State{}, 0, fmt.Errorf("open journal %q: %w", path, err)
 	}
 	return j, found, damaged, nil
 }
 
-// read folds all sound lines. Its only errors are those of the reader.
-func read(r io.Reader) (State, int, error) {
-	state, damaged := newState(), 0
-	in := bufio.NewReaderSize(r, 64<<10)
-	for {
-		line, err := readLine(in)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return State{}, 0, err
-		}
-		if rec, ok := parse(line); ok {
-			state.apply(rec)
-		} else if len(line) > 0 {
-			damaged++
-		}
-		if err != nil {
-			return state, damaged, nil
-		}
+// load reads a file of either form. A missing one says nothing.
+func load(path string) (State, int, error) {
+	st, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return newState(), 0, nil
 	}
-}
-
-// readLine returns a line with its end, of a line that is too long only as much as shows that.
-func readLine(in *bufio.Reader) ([]byte, error) {
-	var line []byte
-	for {
-		part, err := in.ReadSlice('\n')
-		if len(line) <= maxLine {
-			line = append(line, part...)
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return line, err
-		}
-	}
-}
-
-// parse returns the record of a whole line whose checksum is right.
-func parse(line []byte) (Record, bool) {
-	text, whole := bytes.CutSuffix(line, []byte{'\n'})
-	if !whole || len(line) > maxLine || len(text) < sumLength+1 || text[sumLength] != ' ' {
-		return Record{}, false
-	}
-	sum, err := strconv.ParseUint(string(text[:sumLength]), 16, 32)
-	text = text[sumLength+1:]
-	if err != nil || uint32(sum) != crc32.Checksum(text, castagnoli) {
-		return Record{}, false
-	}
-	var rec Record
-	err = json.Unmarshal(text, &rec)
-	return rec, err == nil
-}
-
-// format returns the line of a record.
-func format(rec Record) ([]byte, error) {
-	text, err := json.Marshal(rec)
 	if err != nil {
-		return nil, err
+		return State{}, 0, err
 	}
-	if len(text) > maxLine-sumLength-2 {
-		return nil, errors.New("record is too long")
+	if st.Size() > maxSize {
+		return State{}, 0, fmt.Errorf("file has %d bytes, over %d: remove it to start without leases", st.Size(), maxSize)
 	}
-	line := fmt.Appendf(make([]byte, 0, len(text)+sumLength+2), "%08x ", crc32.Checksum(text, castagnoli))
-	return append(append(line, text...), '\n'), nil
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return State{}, 0, err
+	}
+	state, damaged := read(text)
+	return state, damaged, nil
+}
+
+// read folds all sound records.
+func read(text []byte) (State, int) {
+	if len(text) < headSize || string(text[:len(magic)]) != magic {
+		return readLines(text)
+	}
+	state, unread := newState(), 0
+	damaged := frames(text[headSize:], binary.NativeEndian.Uint64(text[len(magic):]), func(content []byte) {
+		c := cursor{rest: content}
+		for len(c.rest) > 0 {
+			rec, err := c.record()
+			if err != nil {
+				unread++
+				return
+			}
+			state.apply(rec)
+		}
+	})
+	return state, damaged + unread
 }
 
 // Append records something. On an error nothing was recorded.
 func (j *Journal) Append(rec Record) error {
-	line, err := format(rec)
-	if err != nil {
-		return fmt.Errorf("append to journal %q: %w", j.path, err)
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.broken || j.file == nil {
-		return fmt.Errorf("append to journal %q: %w", j.path, ErrBroken)
-	}
-	if _, err := j.file.Write(line); err != nil {
-		// Whatever part was written goes away, or else it would spoil the next line.
-		if _, seek := j.file.Seek(j.size, io.SeekStart); seek != nil || j.file.Truncate(j.size) != nil {
-			j.broken = true
-		}
+	if err := j.append(&rec); err != nil {
 		return fmt.Errorf("append to journal %q: %w", j.path, err)
-	}
-	j.size += int64(len(line))
-	j.records++
-	j.state.apply(rec)
-	if j.records > 2*len(j.state.Leases)+slack {
-		// The long form stays good if the short one cannot be written, and is tried again after as many records more.
-		j.records = 0
-		_ = j.rewrite()
 	}
 	return nil
 }
 
-// rewrite replaces the file by its shortest form.
-func (j *Journal) rewrite() error {
-	next, err := os.OpenFile(j.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+func (j *Journal) append(rec *Record) error {
+	if j.broken || j.data == nil {
+		return ErrBroken
+	}
+	j.buf = appendRecord(j.buf[:0], rec)
+	if len(j.buf) == 0 {
+		return nil
+	}
+	if len(j.buf) > maxFrame {
+		j.buf = nil
+		return errTooLong
+	}
+	size := frameSize(len(j.buf))
+	if j.used+size > len(j.data) {
+		if err := j.makeRoom(size); err != nil {
+			return err
+		}
+	}
+	if err := j.put(size); err != nil {
+		j.broken = true
+		return err
+	}
+	if cap(j.buf) > chunk {
+		j.buf = nil
+	}
+	return nil
+}
+
+// put writes the frame in buf. The mapping may fail where allocation is no promise, as on file systems that copy on write.
+func (j *Journal) put(size int) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("write to memory: %v: %w", p, ErrBroken)
+		}
+	}()
+	putFrame(j.data[j.used:j.used+size], j.salt, j.buf)
+	j.used += size
+	return nil
+}
+
+// makeRoom makes room for a frame: by leaving out what does not count any more, or else with more space.
+func (j *Journal) makeRoom(size int) error {
+	if j.used > 2*j.base+slack {
+		if err := j.replace(j.shortest); err == nil && j.used+size <= len(j.data) {
+			return nil
+		}
+		// The long form stays good if the short one cannot be written.
+	}
+	return j.grow(size)
+}
+
+// grow allocates more space at the end of the file.
+func (j *Journal) grow(size int) error {
+	total := len(j.data) + max(chunk, size, j.used/4)&^(frameHead-1) + frameHead
+	if err := allocate(j.file, len(j.data), total); err != nil {
+		return err
+	}
+	data, err := mapped(j.file, total)
 	if err != nil {
 		return err
 	}
-	size, records, err := j.dump(next)
+	old := j.data
+	j.data = data
+	return unix.Munmap(old)
+}
+
+// replace writes the file anew with what form returns for a salt.
+func (j *Journal) replace(form func(salt uint64) []byte) error {
+	var salt [8]byte
+	if _, err := rand.Read(salt[:]); err != nil {
+		return err
+	}
+	next := store{salt: binary.NativeEndian.Uint64(salt[:])}
+	content := form(next.salt)
+	next.used = len(content)
+	if err := next.create(j.path+".new", content); err != nil {
+		return err
+	}
+	if err := os.Rename(j.path+".new", j.path); err != nil {
+		return errors.Join(err, next.close(), os.Remove(j.path+".new"))
+	}
+	old := j.store
+	j.store, j.base = next, next.used
+	return old.close()
+}
+
+// create makes the file.
+func (s *store) create(path string, content []byte) error {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	s.file = file
+	total := (len(content)+chunk)&^(chunk-1) + chunk
+	if err = allocate(file, 0, total); err == nil {
+		_, err = file.WriteAt(content, 0)
+	}
 	if err == nil {
-		err = os.Rename(next.Name(), j.path)
+		s.data, err = mapped(file, total)
 	}
 	if err != nil {
-		next.Close()
-		return errors.Join(err, os.Remove(next.Name()))
+		return errors.Join(err, s.close(), os.Remove(path))
 	}
-	if j.file != nil {
-		j.file.Close()
-	}
-	j.file, j.size, j.records = next, size, records
 	return nil
 }
 
-func (j *Journal) dump(to *os.File) (size int64, records int, err error) {
-	out := bufio.NewWriter(to)
-	for _, rec := range j.state.records() {
-		line, err := format(rec)
-		if err != nil {
-			return 0, 0, err
-		}
-		if _, err := out.Write(line); err != nil {
-			return 0, 0, err
-		}
-		size, records = size+int64(len(line)), records+1
+// close lets go of a file. It may be called for one that was never made.
+func (s *store) close() error {
+	var err error
+	if s.data != nil {
+		err = unix.Munmap(s.data)
+		s.data = nil
 	}
-	return size, records, errors.Join(out.Flush(), to.Sync())
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+		s.file = nil
+	}
+	return err
+}
+
+// allocate makes sure that a part of a file has space on the disk.
+func allocate(file *os.File, from, to int) error {
+	err := unix.Fallocate(int(file.Fd()), 0, int64(from), int64(to-from))
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	_, err = file.WriteAt(make([]byte, to-from), int64(from))
+	return err
+}
+
+func mapped(file *os.File, size int) ([]byte, error) {
+	return unix.Mmap(int(file.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// shortest returns the journal's shortest form.
+func (j *Journal) shortest(salt uint64) []byte {
+	d := newDigest(j.boot)
+	frames(j.data[headSize:j.used], j.salt, d.add)
+	return d.dump(salt)
 }
 
 // Close closes the file and keeps it for the next Open.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.file == nil {
-		return nil
-	}
-	err := j.file.Close()
-	j.file = nil
-	if err != nil {
+	if err := j.store.close(); err != nil {
 		return fmt.Errorf("close journal %q: %w", j.path, err)
 	}
 	return nil

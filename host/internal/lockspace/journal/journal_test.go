@@ -1,15 +1,19 @@
 package journal
 
 import (
-	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
@@ -70,74 +74,149 @@ func TestWhatWasAppendedIsFoundAgain(t *testing.T) {
 	for _, boot := range []string{"boot one", "boot two"} {
 		_, found, damaged := open(t, path, boot)
 		if diff := cmp.Diff(want, found); diff != "" || damaged != 0 {
-			t.Errorf("found (-want +got), %d damaged lines:\n%s", damaged, diff)
+			t.Errorf("found (-want +got), %d damaged places:\n%s", damaged, diff)
 		}
 		want.Boot = boot
 	}
 }
 
-func TestTornAtEveryByteKeepsEarlierRecords(t *testing.T) {
-	var text []byte
-	type cut struct{ end, records int }
-	cuts := []cut{{}}
-	for i, r := range story() {
-		line, err := format(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text = append(text, line...)
-		cuts = append(cuts, cut{len(text), i + 1})
+const salt = 0x0123456789abcdef
+
+// file returns a journal of records, each in a frame of its own, and where the frames end.
+func file(records []Record) (text []byte, ends []int) {
+	text = newFile(salt)
+	ends = []int{len(text)}
+	for _, r := range records {
+		text = appendFrame(text, salt, appendRecord(nil, &r))
+		ends = append(ends, len(text))
 	}
-	for end := range len(text) + 1 {
+	return text, ends
+}
+
+func TestTornAtEveryByteKeepsEarlierRecords(t *testing.T) {
+	text, ends := file(story())
+	for end := headSize; end <= len(text); end++ {
 		whole := 0
-		for _, c := range cuts {
-			if c.end <= end {
-				whole = c.records
+		for n, e := range ends {
+			if e <= end {
+				whole = n
 			}
 		}
-		got, damaged, err := read(bytes.NewReader(text[:end]))
-		if err != nil {
-			t.Fatal(err)
+		// A frame may end with bytes that fill it up.
+		if whole+1 < len(ends) && end >= ends[whole+1]-frameHead+1 {
+			continue
 		}
+		got, damaged := read(text[:end])
 		if diff := cmp.Diff(fold(story()[:whole]...), got); diff != "" {
 			t.Fatalf("torn at byte %d (-want +got):\n%s", end, diff)
 		}
-		if torn := end != cuts[whole].end; (damaged > 0) != torn {
-			t.Fatalf("torn at byte %d: %d damaged lines", end, damaged)
+		if torn := end != ends[whole]; (damaged > 0) != torn {
+			t.Fatalf("torn at byte %d: %d damaged places", end, damaged)
+		}
+	}
+}
+
+// A writer that is killed leaves a frame without a length.
+func TestFrameThatWasBeingWrittenDoesNotCount(t *testing.T) {
+	text, ends := file(story())
+	for n := range story() {
+		torn := append([]byte{}, text[:ends[n+1]]...)
+		copy(torn[ends[n]:], []byte{0, 0, 0, 0})
+		got, damaged := read(append(torn, make([]byte, 100)...))
+		if diff := cmp.Diff(fold(story()[:n]...), got); diff != "" || damaged != 1 {
+			t.Errorf("frame %d without a length: %d damaged places (-want +got):\n%s", n, damaged, diff)
 		}
 	}
 }
 
 func TestDamageCostsOneRecord(t *testing.T) {
 	records := story()
+	text, ends := file(records)
 	for i := range records {
-		var text []byte
 		rest := append(append([]Record{}, records[:i]...), records[i+1:]...)
-		for k, r := range records {
-			line, err := format(r)
-			if err != nil {
-				t.Fatal(err)
+		for _, at := range []int{ends[i], ends[i] + 5, ends[i] + frameHead + 1} {
+			bad := append([]byte{}, text...)
+			bad[at] ^= 1
+			got, damaged := read(bad)
+			if diff := cmp.Diff(fold(rest...), got); damaged != 1 || diff != "" {
+				t.Errorf("record %d damaged at byte %d: %d damaged places (-want +got):\n%s", i, at, damaged, diff)
 			}
-			if k == i {
-				line[len(line)/2] ^= 1
+		}
+	}
+}
+
+// Somebody who chooses names must not be able to hide records in them that count once the frame around is damaged.
+func TestNameIsNeverTakenForARecord(t *testing.T) {
+	for _, guess := range []uint64{0, salt ^ 1} {
+		forged := appendFrame(nil, guess, appendRecord(nil, &Record{Op: Release, Numbers: []uint64{1}}))
+		evil := acquire(2)
+		for pad := range frameHead {
+			evil.Owner.Name = string(append(make([]byte, pad), forged...))
+			text, ends := file([]Record{acquire(1), evil})
+			text[ends[1]] ^= 0xff
+			if got, _ := read(text); len(got.Leases) != 1 {
+				t.Fatalf("forged record counts: %v", got.Leases)
 			}
-			text = append(text, line...)
 		}
-		got, damaged, err := read(bytes.NewReader(text))
-		if diff := cmp.Diff(fold(rest...), got); err != nil || damaged != 1 || diff != "" {
-			t.Errorf("record %d damaged: %d damaged lines, error %v (-want +got):\n%s", i, damaged, err, diff)
+	}
+}
+
+func TestNumbersAreNotUsedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, _, _ := open(t, path, "boot")
+	for _, r := range []Record{acquire(41), {Op: Release, Numbers: []uint64{41}}} {
+		if err := j.Append(r); err != nil {
+			t.Fatal(err)
 		}
+	}
+	for range 3 {
+		j.Close()
+		var found State
+		if j, found, _ = open(t, path, "boot"); found.Next != 42 {
+			t.Errorf("next number is %d", found.Next)
+		}
+	}
+}
+
+func TestJournalOfAnEarlierProgramIsRead(t *testing.T) {
+	var text []byte
+	for _, r := range append([]Record{{Op: Boot, Boot: "boot"}}, story()...) {
+		line, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = fmt.Appendf(text, "%08x %s\n", crc32.Checksum(line, castagnoli), line)
+	}
+	path := filepath.Join(t.TempDir(), "journal")
+	if err := os.WriteFile(path, append(text, "torn"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fold(story()...)
+	want.Boot = "boot"
+	for n := range 2 {
+		j, found, damaged := open(t, path, "boot")
+		if diff := cmp.Diff(want, found); diff != "" || damaged != 1-n {
+			t.Errorf("found (-want +got), %d damaged places:\n%s", damaged, diff)
+		}
+		j.Close()
 	}
 }
 
 func TestJournalStaysShort(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j, _, _ := open(t, path, "boot")
-	for n := range uint64(3 * slack) {
-		if err := j.Append(acquire(n + 1)); err != nil {
+	want := newState()
+	for _, r := range story() {
+		want.apply(r)
+		if err := j.Append(r); err != nil {
 			t.Fatal(err)
 		}
-		if err := j.Append(Record{Op: Release, Numbers: []uint64{n + 1}}); err != nil {
+	}
+	for n := uint64(100); n < 20000; n++ {
+		if err := j.Append(acquire(n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Append(Record{Op: Release, Numbers: []uint64{n}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -145,79 +224,150 @@ func TestJournalStaysShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if most := int64(2 * slack * 512); st.Size() > most {
+	if most := int64(3*chunk + slack); st.Size() > most {
 		t.Errorf("journal of nothing has %d bytes", st.Size())
 	}
-	if _, found, _ := open(t, path, "boot"); len(found.Leases) != 0 {
-		t.Errorf("%d leases left of none", len(found.Leases))
+	want.Boot, want.Next = "boot", 20000
+	if _, found, damaged := open(t, path, "boot"); damaged != 0 || cmp.Diff(want, found) != "" {
+		t.Errorf("found (-want +got), %d damaged places:\n%s", damaged, cmp.Diff(want, found))
 	}
 }
 
-func TestFailedWriteLeavesNoTrace(t *testing.T) {
+func TestJournalGrowsWithItsLeases(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j, _, _ := open(t, path, "boot")
-	if err := j.Append(acquire(1)); err != nil {
-		t.Fatal(err)
-	}
-	good := j.file
-	readOnly, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer readOnly.Close()
-	j.file = readOnly
-	for range 2 {
-		if err := j.Append(acquire(2)); err == nil {
-			t.Fatal("Append to a file that cannot be written succeeded")
+	const many = 30000
+	for n := range uint64(many) {
+		if err := j.Append(acquire(n + 1)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	j.file = good
-	if _, found, damaged := open(t, path, "boot"); len(found.Leases) != 1 || damaged != 0 {
-		t.Errorf("found %d leases and %d damaged lines, want the one that was acknowledged", len(found.Leases), damaged)
+	if _, found, damaged := open(t, path, "boot"); damaged != 0 || len(found.Leases) != many {
+		t.Errorf("found %d leases, %d damaged places", len(found.Leases), damaged)
+	}
+}
+
+func TestFullDiskIsAnErrorAndLeavesNoTrace(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("journal", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("needs a small file system: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(dir, "journal")
+	j, _, _ := open(t, path, "boot")
+	acknowledged := uint64(0)
+	for {
+		if err := j.Append(acquire(acknowledged + 1)); err != nil {
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("Append to a full disk: %v", err)
+			}
+			break
+		}
+		acknowledged++
+	}
+	if acknowledged < 1000 {
+		t.Errorf("only %d records on a disk of 1 MiB", acknowledged)
+	}
+	// Old records make room for new ones when they do not count any more, once there is space to write the short form.
+	check := func() {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, damaged := read(text); uint64(len(found.Leases)) != acknowledged || damaged != 0 {
+			t.Errorf("found %d leases and %d damaged places, want %d", len(found.Leases), damaged, acknowledged)
+		}
+	}
+	check()
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	acknowledged++
+	if err := j.Append(acquire(acknowledged)); err != nil {
+		t.Errorf("Append when there is room again: %v", err)
+	}
+	check()
+}
+
+// A file that somebody cuts short under the mapping ends the journal, not the daemon.
+func TestLostMappingIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, _, _ := open(t, path, "boot")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := j.Append(acquire(1)); !errors.Is(err, ErrBroken) {
+			t.Errorf("Append: %v, want ErrBroken", err)
+		}
+	}
+}
+
+func TestRecordThatIsTooLongIsRefused(t *testing.T) {
+	j, _, _ := open(t, filepath.Join(t.TempDir(), "journal"), "boot")
+	huge := acquire(1)
+	huge.Owner.Name = strings.Repeat("x", maxFrame)
+	if err := j.Append(huge); !errors.Is(err, errTooLong) {
+		t.Errorf("Append: %v", err)
+	}
+	if err := j.Append(acquire(2)); err != nil {
+		t.Error(err)
+	}
+	j.Close()
+	if err := j.Append(acquire(3)); !errors.Is(err, ErrBroken) {
+		t.Errorf("Append to a closed journal: %v", err)
 	}
 }
 
 func FuzzRead(f *testing.F) {
-	var text []byte
-	for _, r := range story() {
-		line, err := format(r)
-		if err != nil {
-			f.Fatal(err)
-		}
-		text = append(text, line...)
-	}
+	text, _ := file(story())
 	f.Add(text)
 	f.Add(text[:len(text)-3])
 	f.Add([]byte("00000000 {}\n\n  \n"))
+	// With a right checksum around anything.
+	f.Add(appendFrame(newFile(salt), salt, []byte{codes[Acquire], 0xff, 0xff}))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		state, _, err := read(bytes.NewReader(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Whatever was read can be written and read again.
-		var again []byte
-		for _, r := range state.records() {
-			line, err := format(r)
-			if err != nil {
-				t.Skip("leases that JSON cannot carry")
-			}
-			again = append(again, line...)
-		}
-		same, damaged, err := read(bytes.NewReader(again))
-		if err != nil || damaged != 0 || len(same.Leases) != len(state.Leases) || len(same.Spaces) != len(state.Spaces) {
-			t.Fatalf("second reading differs: %d damaged lines, error %v", damaged, err)
+		state, _ := read(text)
+		again(t, state)
+		// The same as the content of a sound frame.
+		content := text[:min(len(text), maxFrame)]
+		framed := appendFrame(newFile(salt), salt, content)
+		state, _ = read(framed)
+		again(t, state)
+		d := newDigest(state.Boot)
+		frames(framed[headSize:], salt, d.add)
+		short, damaged := read(d.dump(salt))
+		if len(content) > 0 && damaged != 0 || cmp.Diff(state.Leases, short.Leases) != "" || cmp.Diff(state.Spaces, short.Spaces) != "" {
+			t.Fatalf("shortest form differs, %d damaged places:\n%s", damaged, cmp.Diff(state, short))
 		}
 	})
 }
 
+// again expects that whatever was read can be written and read again.
+func again(t *testing.T, state State) {
+	t.Helper()
+	same, damaged := read(state.dump(salt))
+	if damaged != 0 || cmp.Diff(state.Leases, same.Leases) != "" || cmp.Diff(state.Spaces, same.Spaces) != "" || state.Boot != same.Boot {
+		t.Fatalf("second reading differs, %d damaged places:\n%s", damaged, cmp.Diff(state, same))
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
+	b.ReportAllocs()
 	j, _, _, err := Open(filepath.Join(b.TempDir(), "journal"), "boot")
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer j.Close()
+	r := acquire(1)
 	for n := uint64(1); b.Loop(); n++ {
-		if err := j.Append(acquire(n)); err != nil {
+		r.Leases[0].Number = n
+		if err := j.Append(r); err != nil {
 			b.Fatal(err)
 		}
 		if err := j.Append(Record{Op: Release, Numbers: []uint64{n}}); err != nil {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"cmp"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"time"
@@ -41,6 +42,8 @@ type Owner struct {
 	Generation uint64 `json:"gen,omitempty"`
 	// Classic marks a client of virtlockd's protocol, which has no generation and is told apart by its process.
 	Classic bool `json:"classic,omitempty"`
+	// Unknown marks a lock that nobody describes; nothing else is known then.
+	Unknown bool `json:"unknown,omitempty"`
 	// Process is the guest's, or zero while it has none.
 	Process process.ID `json:"process,omitzero"`
 }
@@ -57,10 +60,12 @@ type Lease struct {
 	Since time.Time `json:"since"`
 }
 
-// Record is one line of the journal. Which fields count depends on Op.
+// Record is one thing that happened. Which fields count depends on Op.
 type Record struct {
-	Op      Op       `json:"op"`
-	Boot    string   `json:"boot,omitempty"`
+	Op   Op     `json:"op"`
+	Boot string `json:"boot,omitempty"`
+	// Next comes with Boot: a number that no lease has had.
+	Next    uint64   `json:"next,omitempty"`
 	Space   string   `json:"space,omitempty"`
 	Owner   Owner    `json:"owner,omitzero"`
 	Leases  []Lease  `json:"leases,omitempty"`
@@ -88,6 +93,7 @@ func (s *State) apply(r Record) {
 	switch r.Op {
 	case Boot:
 		s.Boot = r.Boot
+		s.Next = max(s.Next, r.Next)
 	case Space:
 		s.Spaces[r.Space] = true
 	case Acquire:
@@ -112,17 +118,33 @@ func (s *State) apply(r Record) {
 
 // records returns the shortest journal that says the same.
 func (s *State) records() []Record {
-	out := []Record{{Op: Boot, Boot: s.Boot}}
+	out := []Record{{Op: Boot, Boot: s.Boot, Next: s.Next}}
 	for _, space := range slices.Sorted(maps.Keys(s.Spaces)) {
 		out = append(out, Record{Op: Space, Space: space})
 	}
-	leases := slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
-	for _, l := range leases {
+	for _, l := range s.Sorted() {
 		out = append(out, Record{Op: Acquire, Owner: l.Owner, Leases: []Lease{l}})
 	}
 	return out
 }
 
-func (s *State) clone() State {
-	return State{Boot: s.Boot, Spaces: maps.Clone(s.Spaces), Leases: maps.Clone(s.Leases), Next: s.Next}
+// Sorted returns the leases in the order of their numbers.
+func (s *State) Sorted() []Lease {
+	return slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
+}
+
+// dump returns the shortest file that says the same.
+func (s *State) dump(salt uint64) []byte {
+	out := newFile(salt)
+	var buf []byte
+	for _, r := range s.records() {
+		buf = appendRecord(buf[:0], &r)
+		out = appendFrame(out, salt, buf)
+	}
+	return out
+}
+
+// newFile returns the head of a file.
+func newFile(salt uint64) []byte {
+	return binary.NativeEndian.AppendUint64([]byte(magic), salt)
 }

@@ -20,6 +20,8 @@ type BusyError struct {
 // Error is a sentence that names the disk or file and the holder.
 func (e *BusyError) Error() string {
 	switch {
+	case e.Holder != nil && e.Holder.Unknown:
+		return fmt.Sprintf("the lock on %q is held for an unknown owner (file %q)", e.Resource, e.Resource.Path())
 	case e.Holder != nil && e.Holder.Classic:
 		return fmt.Sprintf("the lock on %q is held by %q (%s, process %d)", e.Resource, e.Holder.Name, e.Holder.UUID, e.PID)
 	case e.Holder != nil && e.PID > 0:
@@ -38,16 +40,6 @@ func heldBy(r lockspace.Resource, l *lease) *BusyError {
 	return &BusyError{Resource: r, Holder: &holder, PID: int(holder.Process.PID)}
 }
 
-// conflict returns a lease that keeps a new one of the same path away, or nil. Table.mu is held.
-func (t *Table) conflict(r lockspace.Resource) *lease {
-	for _, l := range t.byPath[r.Path()] {
-		if r.Mode == lockspace.Exclusive || l.Resource.Mode == lockspace.Exclusive {
-			return l
-		}
-	}
-	return nil
-}
-
 // name puts the holder into the kernel's refusal, if it is one of the table's owners: another path may lead to the same file.
 func (t *Table) name(err error) error {
 	var busy *lockspace.BusyError
@@ -56,7 +48,7 @@ func (t *Table) name(err error) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.byFile[busy.File]; l != nil {
+	if l := t.index.files[busy.File]; l != nil {
 		return heldBy(busy.Resource, l)
 	}
 	return &BusyError{Resource: busy.Resource, PID: busy.PID}

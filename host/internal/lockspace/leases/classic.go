@@ -1,10 +1,11 @@
 package leases
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
@@ -24,6 +25,10 @@ func (t *Table) AddSpace(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("add lockspace: %w", err)
 	}
+	if err := t.join(); err != nil {
+		return err
+	}
+	defer t.quit()
 	if t.HasSpace(path) {
 		return fmt.Errorf("add lockspace %q: %w", path, ErrSpaceExists)
 	}
@@ -43,44 +48,11 @@ func (t *Table) HasSpace(path string) bool {
 	return path == "" || t.spaces[path]
 }
 
-// Spaces returns the number of known lockspaces, without the empty one.
-func (t *Table) Spaces() int {
+// Spaces returns the known lockspaces, sorted, without the empty one.
+func (t *Table) Spaces() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.spaces)
-}
-
-// ReleaseOne ends one lease of a classic owner, which may have several of the same resource. Returns ErrNotHeld if nobody has
-// the resource, ErrNotOwner if only others have.
-func (t *Table) ReleaseOne(ctx context.Context, owner Owner, r lockspace.Resource) error {
-	g, leave, err := t.enter(ctx, keyOf(owner))
-	if err != nil {
-		return err
-	}
-	defer leave()
-	number, err := t.pick(g, r)
-	if err == nil {
-		_, err = t.release(g, func(l *lease) bool { return l.Number == number })
-	}
-	if err != nil {
-		return fmt.Errorf("release %q: %w", r.Path(), err)
-	}
-	return nil
-}
-
-// pick returns the number of a lease of the resource in the group.
-func (t *Table) pick(g *group, r lockspace.Resource) (uint64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for n := range t.byPath[r.Path()] {
-		if g.leases[n] != nil {
-			return n, nil
-		}
-	}
-	if len(t.byPath[r.Path()]) > 0 {
-		return 0, ErrNotOwner
-	}
-	return 0, ErrNotHeld
+	return slices.Sorted(maps.Keys(t.spaces))
 }
 
 // Create makes the file of a resource, empty with mode 0600, if it is missing. Returns *BusyError if the resource is leased.
@@ -88,11 +60,15 @@ func (t *Table) Create(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
+	if err := t.join(); err != nil {
+		return err
+	}
+	defer t.quit()
 	f, err := os.OpenFile(r.Path(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("create resource: %w", err)
 	}
-	return f.Close()
+	return lockspace.CloseFile(f)
 }
 
 // Delete removes the file of a resource; a missing one is no error. Returns *BusyError if it is locked by anybody.
@@ -100,6 +76,10 @@ func (t *Table) Delete(r lockspace.Resource) error {
 	if err := t.free(r); err != nil {
 		return err
 	}
+	if err := t.join(); err != nil {
+		return err
+	}
+	defer t.quit()
 	r.Mode, r.Temporary = lockspace.Exclusive, false
 	lock, err := lockspace.Take(r)
 	if errors.Is(err, os.ErrNotExist) {
@@ -120,10 +100,9 @@ func (t *Table) free(r lockspace.Resource) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	r.Mode = lockspace.Exclusive
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.conflict(r); l != nil {
+	if l := t.conflict(r.Path(), lockspace.Exclusive); l != nil {
 		return heldBy(r, l)
 	}
 	return nil

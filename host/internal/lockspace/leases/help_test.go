@@ -2,13 +2,29 @@ package leases_test
 
 import (
 	"bufio"
+	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
+
+	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 )
 
 // pause is the step of a test that waits for something.
 func pause() { time.Sleep(2 * time.Millisecond) }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// mustFind returns the identity of this process.
+func mustFind(t testing.TB) process.ID {
+	t.Helper()
+	id, err := process.Find(int32(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
 
 // posixLock has another program lock a file as virtlockd does, until the test ends, and returns its process.
 func posixLock(t *testing.T, path string) int {

@@ -13,16 +13,38 @@ import (
 // looked for in it. Saying the same again changes nothing; an owner without leases is no error. Returns process.ErrGone if
 // there is no such process any more, and then changes nothing.
 func (t *Table) SetProcess(ctx context.Context, owner Owner) error {
-	g, leave, err := t.enter(ctx, keyOf(owner))
+	g, err := t.enter(ctx, keyOf(owner))
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer t.leave(g)
 	if err := t.attach(g, owner); err != nil {
 		return err
 	}
 	t.restore(g)
 	return nil
+}
+
+// live sees to it that a group has the owner's process, and returns the process. The leases of a process that is gone but whose end was not
+// dealt with yet end first, so that a life that begins under the same name does not take them for its own and lose them. The caller
+// has the group's turn.
+func (t *Table) live(g *group, owner Owner) (process.ID, error) {
+	p := t.processOf(g)
+	if p == nil {
+		t.open(g)
+	} else if p.ID() == owner.Process {
+		// If it is gone, whoever waits for its end ends what it gets now.
+		return owner.Process, nil
+	} else if p.Exited() {
+		t.exited(g, p.ID())
+	}
+	if err := t.attach(g, owner); err != nil {
+		return process.ID{}, err
+	}
+	if p := t.processOf(g); p != nil {
+		return p.ID(), nil
+	}
+	return owner.Process, nil
 }
 
 // attach makes the owner's process, if it has one, the group's: recorded with the leases that are there, and watched. The caller
@@ -63,11 +85,17 @@ func (t *Table) recordProcess(g *group, owner Owner) error {
 func (t *Table) numbers(g *group) []uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	numbers := make([]uint64, 0, len(g.leases))
-	for n := range g.leases {
-		numbers = append(numbers, n)
+	numbers := make([]uint64, len(g.leases))
+	for i, l := range g.leases {
+		numbers[i] = l.Number
 	}
 	return numbers
+}
+
+func (t *Table) processOf(g *group) *process.Process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return g.process
 }
 
 // watch replaces the group's process and starts to wait for its exit. The process is the table's from now on.
@@ -78,54 +106,53 @@ func (t *Table) watch(g *group, p *process.Process) error {
 		p.Close()
 		return ErrClosed
 	}
-	g.watchNobody()
+	if err := t.poller.Add(p, func() { t.gone(g.key, p) }); err != nil {
+		p.Close()
+		return err
+	}
+	t.watchNobody(g)
 	g.process = p
-	t.work.Go(func() { t.await(g.key, p) })
 	return nil
 }
 
-// await ends the leases of a process when it has exited. It returns early if the watch is ended.
-func (t *Table) await(k key, p *process.Process) {
-	if err := p.Wait(context.Background()); err != nil {
-		return
-	}
-	g, leave, err := t.enter(context.Background(), k)
-	if err != nil {
-		return
-	}
-	defer leave()
-	if t.processOf(g) == p {
-		t.exited(g, p.ID())
-	}
+// gone ends the leases of a process that has exited, on a goroutine of its own, because the owner's turn may be long in coming.
+func (t *Table) gone(k key, p *process.Process) {
+	t.spawn(func() {
+		g, err := t.enter(context.Background(), k)
+		if err != nil {
+			return
+		}
+		defer t.leave(g)
+		if t.processOf(g) == p {
+			t.exited(g, p.ID())
+		}
+	})
 }
 
 // exited ends all leases of a group whose process is gone. The caller has the group's turn.
 func (t *Table) exited(g *group, id process.ID) {
-	numbers := t.numbers(g)
-	if err := t.journal.Append(journal.Record{Op: journal.Release, Numbers: numbers}); err != nil {
-		// After a restart the process is still gone, and this is done again.
-		t.log.Warn("cannot record release", "error", err)
+	if numbers := t.numbers(g); len(numbers) > 0 {
+		if err := t.journal.Append(journal.Record{Op: journal.Release, Numbers: numbers}); err != nil {
+			// After a restart the process is still gone, and this is done again.
+			t.log.Warn("cannot record release", "error", err)
+		}
 	}
-	for _, l := range t.drop(g, func(*lease) bool { return true }) {
-		t.log.Debug("lock released", "path", l.Resource.Path(), "guest", l.Owner.Name, "gen", l.Owner.Generation, "pid", id.PID)
+	// The dead have no descriptors.
+	t.mu.Lock()
+	t.watchNobody(g)
+	t.mu.Unlock()
+	for _, l := range t.drop(g, t.leasesOf(g)) {
+		if t.log.IsDebug() {
+			t.log.Debug("lock released", "path", l.path, "guest", l.Owner.Name, "gen", l.Owner.Generation, "pid", id.PID)
+		}
 	}
 }
 
-// bury ends the leases of a process that is gone but whose end was not dealt with yet, so that a life that begins under the same name
-// does not take them for its own and lose them. The caller has the group's turn.
-func (t *Table) bury(g *group) {
-	p := t.processOf(g)
-	if p == nil {
-		t.open(g)
-		return
-	}
-	if !p.Exited() {
-		return
-	}
-	t.exited(g, p.ID())
+// leasesOf returns the leases of a group.
+func (t *Table) leasesOf(g *group) []*lease {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	g.watchNobody() // or else the watch would end what comes now
+	return append([]*lease(nil), g.leases...)
 }
 
 // open opens the process that a group's leases name, after a restart. It reports false if there is none to wait for: the owner has no

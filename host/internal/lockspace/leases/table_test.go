@@ -20,7 +20,13 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		runRole(role)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a folder with a journal, a lockspace and a table that can be opened again.
 type rig struct {
@@ -110,7 +116,7 @@ func guest(n byte, generation uint64) leases.Owner {
 }
 
 // sleeper starts a process that inherits files, and returns its identity and its end.
-func sleeper(t *testing.T, files ...*os.File) (process.ID, func()) {
+func sleeper(t testing.TB, files ...*os.File) (process.ID, func()) {
 	t.Helper()
 	cmd := exec.Command("sleep", "600")
 	cmd.ExtraFiles = files

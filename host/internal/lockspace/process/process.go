@@ -1,17 +1,20 @@
 // Package process names processes so that a pid used again is noticed, and watches and questions them through pidfds.
 //
 // A Process holds a pidfd, which names one process for ever, also after its pid belongs to another. All methods are safe
-// concurrently, but Wait with itself; Close ends a Wait that is under way. Nothing here ever ends a process, except Signal.
+// concurrently; Close ends a Wait that is under way. A Poller waits for many processes at once. Nothing here ever ends a process,
+// except Signal.
 package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +33,12 @@ type ID struct {
 
 // Process is a process that existed when it was opened.
 type Process struct {
-	id   ID
-	file *os.File
+	id     ID
+	closed chan struct{}
+
+	mu    sync.RWMutex
+	fd    int // -1 when closed
+	token uint64
 }
 
 // Find returns the identity of the process that has a pid now. Returns ErrGone if there is none.
@@ -58,7 +65,7 @@ func Open(id ID) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
 	}
-	p := &Process{id: id, file: os.NewFile(uintptr(fd), "pidfd")}
+	p := &Process{id: id, fd: fd, closed: make(chan struct{})}
 	// The pid cannot be used again between the two looks unless the first process has exited, which Exited sees.
 	start, err := startTime(id.PID)
 	if err == nil && (start != id.StartTime || exited(fd)) {
@@ -75,20 +82,38 @@ func Open(id ID) (*Process, error) {
 func (p *Process) ID() ID { return p.id }
 
 // Wait returns nil once the process has exited, all its threads ended and its descriptors closed; the context's error if that
-// comes first; or another error if the Process is closed meanwhile. One Wait at a time.
+// comes first; or another error if the Process is closed meanwhile.
 func (p *Process) Wait(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })
+	var file *os.File
+	err := p.control(func(fd int) error {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		file = os.NewFile(uintptr(own), "pidfd")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.id.PID, err)
+	}
+	defer file.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	conn, err := p.file.SyscallConn()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	watch.Go(func() {
+		select {
+		case <-p.closed:
+			cancel(os.ErrClosed)
+		case <-ctx.Done():
+		}
+	})
+	conn, err := file.SyscallConn()
 	if err == nil {
 		err = conn.Read(func(fd uintptr) bool { return exited(int(fd)) })
 	}
-	if err != nil && ctx.Err() != nil {
-		stop()
-		return errors.Join(ctx.Err(), p.file.SetReadDeadline(time.Time{}))
-	}
 	if err != nil {
-		return fmt.Errorf("wait for process %d: %w", p.id.PID, err)
+		return fmt.Errorf("wait for process %d: %w", p.id.PID, cmp.Or(context.Cause(ctx), err))
 	}
 	return nil
 }
@@ -123,19 +148,24 @@ func (p *Process) TakeDescriptor(number int) (int, error) {
 	return got, nil
 }
 
-// Close frees the pidfd.
-func (p *Process) Close() { p.file.Close() }
+// Close frees the pidfd. Whoever waits for the process in a Poller removes it there first.
+func (p *Process) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fd >= 0 {
+		close(p.closed)
+		unix.Close(p.fd)
+		p.fd = -1
+	}
+}
 
 func (p *Process) control(do func(fd int) error) error {
-	conn, err := p.file.SyscallConn()
-	if err != nil {
-		return err
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.fd < 0 {
+		return os.ErrClosed
 	}
-	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = do(int(fd)) }); err != nil {
-		return err
-	}
-	return inner
+	return do(p.fd)
 }
 
 // exited reports whether the process of a pidfd has exited.
@@ -150,14 +180,24 @@ func exited(fd int) bool {
 }
 
 func startTime(pid int32) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/stat")
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(int(pid))+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return 0, ErrGone
 	}
 	if err != nil {
 		return 0, err
 	}
-	return parseStat(text)
+	defer unix.Close(fd)
+	// The line has a name of at most 64 bytes and some fifty numbers.
+	var text [2048]byte
+	n, err := unix.Read(fd, text[:])
+	if errors.Is(err, unix.ESRCH) {
+		return 0, ErrGone
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseStat(text[:n])
 }
 
 // parseStat returns field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses, so counting starts after the

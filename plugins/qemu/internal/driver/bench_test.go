@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"context"
 	"testing"
 
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
 // BenchmarkStartPaused and BenchmarkStop are the driver's part of starting a guest of 16 MiB and of destroying it.
@@ -11,6 +13,22 @@ func BenchmarkStartPaused(b *testing.B) {
 	r := newRig(b, "")
 	for b.Loop() {
 		r.start(true)
+		b.StopTimer()
+		r.stop()
+		b.StartTimer()
+	}
+}
+
+// BenchmarkStartClaimed is BenchmarkStartPaused of a guest whose process registers itself and is claimed.
+func BenchmarkStartClaimed(b *testing.B) {
+	r, locks := newRig(b, ""), lockSocket(b)
+	r.core.SetClaimer(func(context.Context, *pb.Guest, int32, uint64) error { return nil })
+	for b.Loop() {
+		req := r.startRequest(true)
+		req.Resolved.Claim, req.Resolved.Registrations = true, []*lockv1.Registration{{Socket: locks}}
+		if _, err := r.driver.Start(b.Context(), req); err != nil {
+			b.Fatal(err)
+		}
 		b.StopTimer()
 		r.stop()
 		b.StartTimer()

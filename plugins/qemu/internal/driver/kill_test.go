@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/faketest"
 	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
 // victimOrders is the environment variable that makes TestVictim a driver that starts a guest.
@@ -24,6 +26,8 @@ type orders struct {
 	Guest    *pb.Guest
 	XML      string
 	Started  string
+	// Locks is a socket to register with before the start's locks are claimed, or empty.
+	Locks string
 }
 
 // TestVictim is the driver that TestDriverKilledDuringAStart kills.
@@ -50,7 +54,17 @@ func TestVictim(t *testing.T) {
 	if err := os.WriteFile(o.Started, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.start(false)
+	req := r.startRequest(false)
+	if o.Locks != "" {
+		req.Resolved.Claim, req.Resolved.Registrations = true, []*lockv1.Registration{{Socket: o.Locks}}
+		core.SetClaimer(func(context.Context, *pb.Guest, int32, uint64) error {
+			time.Sleep(20 * time.Millisecond)
+			return nil
+		})
+	}
+	if _, err := d.Start(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
 	select {}
 }
 
@@ -59,7 +73,11 @@ func TestVictim(t *testing.T) {
 func TestDriverKilledDuringAStart(t *testing.T) {
 	verdicts := map[pb.Verdict]int{}
 	for i := range 14 {
-		verdicts[killedAfter(t, time.Duration(i)*10*time.Millisecond)]++
+		verdicts[killedAfter(t, time.Duration(i)*10*time.Millisecond, "")]++
+	}
+	locks := lockSocket(t)
+	for i := range 14 {
+		verdicts[killedAfter(t, time.Duration(i)*10*time.Millisecond, locks)]++
 	}
 	for v := range verdicts {
 		if v != pb.Verdict_VERDICT_RUNNING && v != pb.Verdict_VERDICT_NOT_STARTED {
@@ -81,11 +99,11 @@ func (r *rig) awaitStages() {
 	}
 }
 
-func killedAfter(t *testing.T, delay time.Duration) pb.Verdict {
+func killedAfter(t *testing.T, delay time.Duration, locks string) pb.Verdict {
 	t.Helper()
 	r := newRig(t, "")
 	started := filepath.Join(t.TempDir(), "started")
-	text, err := json.Marshal(orders{Settings: r.core.Settings(), Guest: r.guest, XML: r.xml, Started: started})
+	text, err := json.Marshal(orders{Settings: r.core.Settings(), Guest: r.guest, XML: r.xml, Started: started, Locks: locks})
 	if err != nil {
 		t.Fatal(err)
 	}

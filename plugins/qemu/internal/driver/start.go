@@ -74,6 +74,8 @@ type start struct {
 	process *process.Process
 	monitor *qmp.Client
 	guest   *guest.Guest
+	// refused is why the guest's process was not let through the gate.
+	refused error
 }
 
 func (s *start) run(ctx context.Context) (*pb.StartResponse, error) {
@@ -164,20 +166,20 @@ func (s *start) launch(ctx context.Context) error {
 	if err := give(owner, s.life.folder.path(ownName)); err != nil {
 		return err
 	}
-	if err := s.furnish(ctx, owner); err != nil {
-		return err
-	}
 	spec := process.Spec{
 		Marker: s.life.marker(), Path: s.cmd.Path, Args: s.cmd.Args, Dir: string(s.life.folder), Owner: owner,
 		Env: append(s.environment(), s.cmd.Environment...), CgroupFiles: s.group(), Files: s.files, Log: s.log,
 		OpenFiles: config.files(), LockedMemory: s.locked(),
+	}
+	if err := s.gate(ctx, &spec); err != nil {
+		return err
 	}
 	p, warnings, err := process.Launch(ctx, spec)
 	for _, w := range warnings {
 		s.life.log.Debug("guest launched with a warning", "warning", w)
 	}
 	if err != nil {
-		return s.explain(err)
+		return s.explainLaunch(err)
 	}
 	s.process = p
 	s.closeFiles()

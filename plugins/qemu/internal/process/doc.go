@@ -10,6 +10,11 @@
 // line. Killing the plugin at any instant leaves nothing, a stage, or a QEMU, and each of them is found. A QEMU that was started by
 // a stage waits at -S, so no guest runs before the driver has it in hand.
 //
+// Some guests' processes must be known to a lock manager by themselves before anything is opened. The process of such a launch stops
+// at the gate: the stage starts the plugin's binary once more, as the process that the guest is going to be. It connects where it is told
+// to while it still is the plugin's user, says so, waits for the plugin's word, and becomes the program in place, so that pid, start
+// time and connections stay. A process at the gate counts as a stage, and ends when the plugin hangs up.
+//
 // A Process is a pidfd: it can't come to mean another process that was given the same pid. Functions are safe concurrently; two
 // launches of one marker at a time are not made.
 package process

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -153,6 +154,14 @@ func writeRecord(dir string, id ID) error {
 	}
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("write record of guest: %w", err)
+	}
+	return nil
+}
+
+// removeRecord takes back what a stage has recorded of a process that is gone.
+func removeRecord(dir string) error {
+	if err := os.Remove(filepath.Join(dir, RecordName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of guest: %w", err)
 	}
 	return nil
 }

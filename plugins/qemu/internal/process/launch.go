@@ -36,9 +36,14 @@ type Spec struct {
 	LockedMemory bool `json:"locked_memory"`
 	// Owner is the user to become, nil to stay.
 	Owner *Owner `json:"owner,omitempty"`
-	// FileCount is filled in by Launch.
-	FileCount int `json:"file_count"`
+	// FileCount and Gate are filled in by Launch.
+	FileCount int  `json:"file_count"`
+	Gate      bool `json:"gate"`
 
+	// Registrations are made by the program's process, in order, before it changes its user and becomes the program.
+	Registrations []Registration `json:"-"`
+	// Ready is called with the program's process before it becomes the program, when it has registered. An error ends it.
+	Ready func(ctx context.Context, id ID) error `json:"-"`
 	// Files are inherited under the numbers 3, 4, ... in their order.
 	Files []*os.File `json:"-"`
 	// Log takes standard output and standard error.
@@ -67,12 +72,57 @@ const (
 )
 
 // Launch starts the program and returns it running, with warnings about what was not possible and not needed. The caller keeps its
-// own copies of the files. On an error nothing is left, unless it is ErrAlive; a program that ended at once may be an ErrGone.
+// own copies of the files. On an error nothing is left, unless it is ErrAlive; a program that ended at once may be an ErrGone. A
+// process that could not register is ErrRegistration; an error of Ready is wrapped.
 func Launch(ctx context.Context, spec Spec) (*Process, []string, error) {
+	if spec.gated() {
+		return launchGated(ctx, spec)
+	}
+	r, err := runStage(ctx, spec)
+	if err != nil {
+		return nil, r.Warnings, err
+	}
+	p, err := Open(r.ID)
+	if err != nil {
+		return nil, r.Warnings, fmt.Errorf("launch %s: %w", spec.Path, err)
+	}
+	return p, r.Warnings, nil
+}
+
+// launchGated is Launch of a program whose process stops at the gate.
+func launchGated(ctx context.Context, spec Spec) (*Process, []string, error) {
+	g, theirs, err := makeGate(&spec)
+	if err != nil {
+		return nil, nil, fmt.Errorf("launch %s: %w", spec.Path, err)
+	}
+	defer g.ours.Close()
+	r, err := runStage(ctx, spec)
+	_ = theirs.Close() // the process's own is the only one left
+	if err != nil {
+		return nil, r.Warnings, err
+	}
+	p, err := Open(r.ID)
+	if err == nil {
+		err = g.pass(ctx, r.ID)
+	}
+	if err != nil {
+		_ = g.ours.Close()
+		if p != nil {
+			p.Close()
+		}
+		err = fmt.Errorf("launch %s: %w", spec.Path, err)
+		return nil, r.Warnings, errors.Join(err, Sweep(ctx, spec.Marker), removeRecord(spec.Dir))
+	}
+	return p, r.Warnings, nil
+}
+
+// runStage has a stage start the program's process. On an error nothing is left.
+func runStage(ctx context.Context, spec Spec) (report, error) {
+	var r report
 	spec.FileCount = len(spec.Files)
 	orders, err := json.Marshal(spec)
 	if err != nil {
-		return nil, nil, fmt.Errorf("launch %s: %w", spec.Path, err)
+		return r, fmt.Errorf("launch %s: %w", spec.Path, err)
 	}
 	var out bytes.Buffer
 	// The running binary itself, even if its file was replaced by an upgrade.
@@ -82,19 +132,14 @@ func Launch(ctx context.Context, spec Spec) (*Process, []string, error) {
 	stage.ExtraFiles = spec.Files
 	stage.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	ran := stage.Run()
-	var r report
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		r.Error = fmt.Sprintf("stage gave no report: %v", errors.Join(ran, ctx.Err()))
 	}
 	if r.Error != "" {
 		err := fmt.Errorf("launch %s: %s", spec.Path, r.Error)
-		return nil, r.Warnings, errors.Join(err, Sweep(ctx, spec.Marker))
+		return r, errors.Join(err, Sweep(ctx, spec.Marker))
 	}
-	p, err := Open(r.ID)
-	if err != nil {
-		return nil, r.Warnings, fmt.Errorf("launch %s: %w", spec.Path, err)
-	}
-	return p, r.Warnings, nil
+	return r, nil
 }
 
 // Sweep kills every process of a launch that nobody has taken charge of, stages and programs alike, and returns when none is left.

@@ -15,8 +15,11 @@ import (
 )
 
 // Stage is the main function of a stage: it reads a Spec from standard input and writes a report to standard output. It returns the exit
-// code.
-func Stage([]string) int {
+// code. With gateArgument it is that of a process at the gate.
+func Stage(args []string) int {
+	if len(args) == 2 && args[0] == gateArgument {
+		return atGate(args[1])
+	}
 	r := stage(os.Stdin)
 	text, err := json.Marshal(r)
 	if err == nil {
@@ -130,7 +133,7 @@ func orphaned() bool {
 }
 
 // fork starts the program in a session of its own. When it has returned, the program was executed: a missing or broken program is an
-// error here.
+// error here. A program behind the gate is executed later.
 func fork(spec *Spec) (int, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -144,6 +147,9 @@ func fork(spec *Spec) (int, error) {
 	attr := &syscall.ProcAttr{
 		Dir: spec.Dir, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 		Env: append([]string{markerVariable + "=" + spec.Marker.String()}, spec.Env...),
+	}
+	if spec.Gate {
+		return forkGate(spec, attr)
 	}
 	if o := spec.Owner; o != nil {
 		attr.Sys.Credential = &syscall.Credential{Uid: o.UID, Gid: o.GID, Groups: o.Groups}

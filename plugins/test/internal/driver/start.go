@@ -21,6 +21,9 @@ type starting struct {
 
 // Start brings a guest to life by writing its record. Whatever fails afterwards takes the record away again.
 func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
+	if err := refuseProcess(req.GetResolved()); err != nil {
+		return nil, err
+	}
 	ctx, finish, err := d.beginStart(ctx, req.GetGuest())
 	if err != nil {
 		return nil, err
@@ -57,6 +60,14 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 	}
 	answered = true
 	return &pb.StartResponse{Handle: handleOf(r), Change: birth(r.State, r.Reason), LiveXml: liveXML}, nil
+}
+
+// refuseProcess refuses locks that only a process can have: these guests are none.
+func refuseProcess(resolved *pb.Resolved) error {
+	if len(resolved.GetRegistrations()) > 0 || resolved.GetClaim() {
+		return verr.New(verr.ConfigUnsupported, "the lock manager wants the guest's process, and a guest of the test driver has none")
+	}
+	return nil
 }
 
 // undo takes back a start that failed.

@@ -1,0 +1,121 @@
+package locks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lodgevirt/lodge/tests/lockd"
+	"github.com/lodgevirt/lodge/tests/peer"
+)
+
+// Numbers of operations, by default and with -short, and how many there are between two comparisons.
+const (
+	operations      = 10000
+	operationsShort = 1000
+	compareEvery    = 10
+)
+
+// errNoReexecution says that a daemon did not execute itself anew.
+var errNoReexecution = errors.New("the lock daemon does not re-execute itself")
+
+// oursAlone is our daemon as a child of the test.
+type oursAlone struct{ *lockd.Daemon }
+
+func (d oursAlone) socket() string                   { return d.Socket }
+func (d oursAlone) kill() error                      { return d.End(unix.SIGKILL) }
+func (d oursAlone) revive(ctx context.Context) error { return d.Start(ctx) }
+func (d oursAlone) ours() bool                       { return true }
+func (d oursAlone) reexecute() error                 { return reexecution(d.PID()) }
+
+// theirs is libvirt's virtlockd in a jail, as a judge of the model.
+type theirs struct {
+	*peer.Libvirt
+	pid int
+}
+
+func (d *theirs) socket() string               { return d.LockSocket() }
+func (d *theirs) kill() error                  { return errors.New("it would lose all locks") }
+func (d *theirs) revive(context.Context) error { return nil }
+func (d *theirs) ours() bool                   { return false }
+func (d *theirs) reexecute() error             { return reexecution(d.pid) }
+
+func reexecution(pid int) error {
+	done, err := lockd.Reexecute(pid, patience)
+	if err == nil && !done {
+		err = errNoReexecution
+	}
+	return err
+}
+
+// TestRandomOperationsAgreeWithAModel does thousands of things at random to our daemon, kills and re-executes it in between, and compares
+// its leases, the kernel's locks and the files with a model.
+func TestRandomOperationsAgreeWithAModel(t *testing.T) {
+	dir := folder(t)
+	d := daemon(t, dir)
+	w, among := newWorld(t, dir, oursAlone{d}), steps
+	if done, err := lockd.Reexecute(d.PID(), patience/10); err != nil || !done {
+		t.Logf("without re-execution, which the lock daemon does not know yet (%v)", err)
+		w.reexecutes = false
+		among = slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return strings.HasPrefix(s.name, "re-execute") })
+	}
+	wander(w, among, operations*scale(t))
+}
+
+// TestTheModelIsVirtlockds does the same to libvirt's own daemon, as far as it goes: what the model says of virtlockd's program is
+// what virtlockd does.
+func TestTheModelIsVirtlockds(t *testing.T) {
+	long(t)
+	if err := peer.Available(); err != nil {
+		t.Skip(err)
+	}
+	dir := folder(t)
+	l, err := peer.Build(t.Context(), dir)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	pid, err := l.Jail.Start("virtlockd", "virtlockd", "-p", filepath.Join(dir, "virtlockd.pid"))
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, peer.Await(ctx, l.LockSocket()))
+	among := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.oursOnly })
+	wander(newWorld(t, dir, &theirs{l, pid}), among, operations/2*scale(t))
+}
+
+// wander does n steps at random.
+func wander(w *world, among []step, n int) {
+	w.t.Helper()
+	if testing.Short() {
+		n = operationsShort
+	}
+	defer func() {
+		counts := make([]string, 0, len(w.done))
+		for _, name := range slices.Sorted(maps.Keys(w.done)) {
+			counts = append(counts, fmt.Sprintf("%s: %d", name, w.done[name]))
+		}
+		w.t.Logf("done: %v", counts)
+	}()
+	for i := range n {
+		s := w.draw(among)
+		w.done[s.name]++
+		s.do(w)
+		if i%compareEvery == 0 {
+			w.compare()
+		}
+		if w.t.Failed() {
+			w.t.Fatalf("at operation %d, which was to %s", i, s.name)
+		}
+	}
+	w.compare()
+}

@@ -1,0 +1,76 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// buildTime bounds a build.
+const buildTime = 10 * time.Minute
+
+// Binaries are the daemons and plugins that tests run: those in $LODGE_BIN, or else built once into a temporary folder.
+type Binaries struct {
+	// Root is the top of the source tree.
+	Root string
+
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Dir returns their folder.
+func (b *Binaries) Dir() (string, error) {
+	if dir := os.Getenv("LODGE_BIN"); dir != "" {
+		return dir, nil
+	}
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "lodge-bin-"); b.err == nil {
+			b.err = b.build()
+		}
+	})
+	return b.dir, b.err
+}
+
+// Close removes what was built.
+func (b *Binaries) Close() {
+	if b.dir != "" {
+		_ = os.RemoveAll(b.dir) // A temporary folder.
+	}
+}
+
+// build builds the daemons and the plugins, and puts the manifests beside them.
+func (b *Binaries) build() error {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
+	defer cancel()
+	plugins := filepath.Join(b.dir, "plugins")
+	if err := os.Mkdir(plugins, 0o755); err != nil {
+		return fmt.Errorf("make folder of plugins: %w", err)
+	}
+	targets := map[string]string{}
+	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
+		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
+	}
+	for _, name := range []string{"qemu", "test"} {
+		targets["plugins/"+name] = filepath.Join(plugins, "lodge-plugin-"+name)
+		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", name, name+".toml"))
+		if err != nil {
+			return fmt.Errorf("read manifest: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(plugins, name+".toml"), manifest, 0o644); err != nil {
+			return fmt.Errorf("write manifest: %w", err)
+		}
+	}
+	for from, to := range targets {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
+		cmd.Dir = b.Root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", from, err, out)
+		}
+	}
+	return nil
+}

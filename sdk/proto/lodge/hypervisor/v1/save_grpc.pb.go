@@ -58,9 +58,9 @@ type SaveServiceClient interface {
 	// give up it succeeds and tells the present state. A guest that is gone is refused with VIR_ERR_OPERATION_INVALID (55).
 	AbortSave(ctx context.Context, in *AbortSaveRequest, opts ...grpc.CallOption) (*AbortSaveResponse, error)
 	// Restore brings a guest to life as Start does, with the state that is read from the descriptor from its present offset on,
-	// and leaves the vCPUs stopped. The last message is `started`; its events tell of the start and nothing else. On an error
-	// nothing of the guest is left, and the file can be restored again: the guest has executed nothing. A file that is cut off or
-	// is no state of this guest is refused with VIR_ERR_OPERATION_FAILED (9), a format that the driver does not know with
+	// and leaves the vCPUs stopped. The last message is `started`; it has no events, since the core tells of the start. On an
+	// error nothing of the guest is left, and the file can be restored again: the guest has executed nothing. A file that is cut
+	// off or is no state of this guest is refused with VIR_ERR_OPERATION_FAILED (9), a format that the driver does not know with
 	// VIR_ERR_CONFIG_UNSUPPORTED (67).
 	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RestoreResponse], error)
 }
@@ -155,9 +155,9 @@ type SaveServiceServer interface {
 	// give up it succeeds and tells the present state. A guest that is gone is refused with VIR_ERR_OPERATION_INVALID (55).
 	AbortSave(context.Context, *AbortSaveRequest) (*AbortSaveResponse, error)
 	// Restore brings a guest to life as Start does, with the state that is read from the descriptor from its present offset on,
-	// and leaves the vCPUs stopped. The last message is `started`; its events tell of the start and nothing else. On an error
-	// nothing of the guest is left, and the file can be restored again: the guest has executed nothing. A file that is cut off or
-	// is no state of this guest is refused with VIR_ERR_OPERATION_FAILED (9), a format that the driver does not know with
+	// and leaves the vCPUs stopped. The last message is `started`; it has no events, since the core tells of the start. On an
+	// error nothing of the guest is left, and the file can be restored again: the guest has executed nothing. A file that is cut
+	// off or is no state of this guest is refused with VIR_ERR_OPERATION_FAILED (9), a format that the driver does not know with
 	// VIR_ERR_CONFIG_UNSUPPORTED (67).
 	Restore(*RestoreRequest, grpc.ServerStreamingServer[RestoreResponse]) error
 	mustEmbedUnimplementedSaveServiceServer()

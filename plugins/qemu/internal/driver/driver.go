@@ -78,6 +78,7 @@ type life struct {
 	xml   string
 
 	consoles consoles
+	saves    saves
 	keeper   *ownership.Keeper
 	// helped says that processes beside QEMU serve the guest.
 	helped bool

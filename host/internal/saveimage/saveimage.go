@@ -142,6 +142,22 @@ func open(path string, mode, lock int) (*File, error) {
 }
 
 func (f *File) load(lock int) error {
+	if err := unix.Flock(int(f.file.Fd()), lock|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return ErrBusy
+		}
+		return fmt.Errorf("lock it: %w", err)
+	}
+	if err := f.parse(); err != nil {
+		return err
+	}
+	if f.Foreign && lock == unix.LOCK_EX {
+		return ErrForeign
+	}
+	return nil
+}
+
+func (f *File) parse() error {
 	info, err := f.file.Stat()
 	if err != nil {
 		return err
@@ -149,19 +165,7 @@ func (f *File) load(lock int) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%w: it is no regular file", ErrNotImage)
 	}
-	if err := unix.Flock(int(f.file.Fd()), lock|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return ErrBusy
-		}
-		return fmt.Errorf("lock it: %w", err)
-	}
-	if err := f.read(f.file, info.Size()); err != nil {
-		return err
-	}
-	if f.Foreign && lock == unix.LOCK_EX {
-		return ErrForeign
-	}
-	return nil
+	return f.read(f.file, info.Size())
 }
 
 // read parses a file of a size.
@@ -196,6 +200,20 @@ func (f *File) read(from io.ReaderAt, size int64) error {
 		return fmt.Errorf("%w: it is cut off: it has %d bytes, and its stream should have %d", ErrCorrupt, size, f.length)
 	}
 	return nil
+}
+
+// Identify reads which save has made a complete file, whoever reads or changes it just now. Errors are those of Open but ErrBusy.
+func Identify(path string) (ID, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return ID{}, fmt.Errorf("identify save image: %w", err)
+	}
+	defer file.Close()
+	f := &File{file: file}
+	if err := f.parse(); err != nil {
+		return ID{}, fmt.Errorf("identify save image %q: %w", path, err)
+	}
+	return f.Header.ID, nil
 }
 
 // Update replaces the header; it is on disk when Update returns, and either the old or the new one is good at any moment.

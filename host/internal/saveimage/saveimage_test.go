@@ -140,6 +140,9 @@ func TestOneUpdateAtATime(t *testing.T) {
 	if _, err := Open(path); !errors.Is(err, ErrBusy) {
 		t.Errorf("open during an update: %v", err)
 	}
+	if id, err := Identify(path); err != nil || id != header.ID {
+		t.Errorf("identify during an update: %v, %v", id, err)
+	}
 	first.Close()
 	mustOpen(t, Open, path)
 	mustOpen(t, Open, path)

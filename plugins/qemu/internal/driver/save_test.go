@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -111,23 +112,21 @@ func TestFullDiskIsNamedAndTheGuestGoesOn(t *testing.T) {
 	r.stop()
 }
 
-// TestStuckDiskDoesNotKeepTheGuest saves to a pipe that nobody reads, which takes as long as a dead server's disk.
-func TestStuckDiskDoesNotKeepTheGuest(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for a disk")
-	}
-	r := newRig(t, "")
-	r.start(false)
+// stuckSave begins to save the guest to a pipe that nobody reads, which takes as long as a dead server's disk. It returns when the guest
+// stands and the pipe is full, with how the save ends.
+func (r *rig) stuckSave() <-chan error {
+	r.t.Helper()
 	var ends [2]int
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
+	r.t.Cleanup(func() { unix.Close(ends[0]) }) // so that the copy ends, too
 	token := fdpass.Token{1}
 	r.core.SendFile(token, os.NewFile(uintptr(ends[1]), "stuck"))
 	saved := make(chan error, 1)
 	stands := make(chan struct{})
 	go func() {
-		saved <- r.driver.Save(t.Context(), &pb.SaveRequest{Guest: r.guest, Token: token[:]}, func(m *pb.SaveResponse) error {
+		saved <- r.driver.Save(context.Background(), &pb.SaveRequest{Guest: r.guest, Token: token[:]}, func(m *pb.SaveResponse) error {
 			if m.GetStopped() != nil {
 				close(stands)
 			}
@@ -135,10 +134,29 @@ func TestStuckDiskDoesNotKeepTheGuest(t *testing.T) {
 		})
 	}()
 	<-stands
+	for before := 0; ; {
+		waiting, err := unix.IoctlGetInt(ends[0], unix.TIOCINQ)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if waiting == before && waiting > 0 {
+			return saved
+		}
+		before = waiting
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func TestStuckDiskDoesNotKeepTheGuest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a disk")
+	}
+	r := newRig(t, "")
+	r.start(false)
+	saved := r.stuckSave()
 	if _, err := r.save(nil, false); !verr.Is(err, verr.OperationInvalid) {
 		t.Errorf("a second save: %v", err)
 	}
-	time.Sleep(100 * time.Millisecond) // the pipe is full by then; if it is not, the save only ends sooner
 	resp, err := r.driver.AbortSave(t.Context(), &pb.AbortSaveRequest{Guest: r.guest, Running: true})
 	if err != nil || resp.GetChange().GetState() != pb.State_STATE_RUNNING {
 		t.Errorf("after the save was given up: %v, error %v", resp, err)
@@ -147,7 +165,24 @@ func TestStuckDiskDoesNotKeepTheGuest(t *testing.T) {
 		t.Errorf("save ends with %v", err)
 	}
 	r.stop()
-	unix.Close(ends[0]) // so that the copy ends, too
+}
+
+// TestDriverThatEndsLetsItsGuestsGoOn ends the driver in the middle of a save, in order and not by a crash.
+func TestDriverThatEndsLetsItsGuestsGoOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a disk")
+	}
+	r := newRig(t, "")
+	handle := r.start(false).GetHandle()
+	saved := r.stuckSave()
+	r.restart()
+	if err := <-saved; !errors.Is(err, errGivenUp) {
+		t.Errorf("save ends with %v", err)
+	}
+	if c := r.recover(handle).GetChange(); describe(c) != "running/7" {
+		t.Errorf("the guest is %s", describe(c))
+	}
+	r.stop()
 }
 
 // TestLoadedGuestIsPutAway: a driver that was lost before it had answered leaves a guest that has executed nothing.

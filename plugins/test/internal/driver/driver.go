@@ -102,13 +102,16 @@ func (d *Driver) Configure(_ context.Context, settings plugin.Settings) error {
 	return nil
 }
 
-// Close lets go of all guests, which live on.
-func (d *Driver) Close(context.Context) error {
+// Close lets go of all guests, which live on. Those that are being saved go on first.
+func (d *Driver) Close(ctx context.Context) error {
 	d.mu.Lock()
 	guests := d.guests
 	d.guests = make(map[string]*guest)
 	d.mu.Unlock()
 	for _, g := range guests {
+		if err := g.giveUpSave(ctx); err != nil {
+			d.log.Warn("guest is left in the middle of a save", "guest", g.identity.GetName(), "error", err)
+		}
 		g.release()
 	}
 	return nil

@@ -160,19 +160,28 @@ func (d *Driver) AbortSave(ctx context.Context, req *pb.AbortSaveRequest) (*pb.A
 	if err := d.pass(ctx, g, "abort-save"); err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	s := g.saving
-	g.mu.Unlock()
-	if s != nil {
-		s.cancel(errGivenUp)
-		select {
-		case <-s.done:
-		case <-ctx.Done():
-			return nil, verr.New(verr.OperationTimeout, "save of the domain does not end: %w", ctx.Err())
-		}
+	if err := g.giveUpSave(ctx); err != nil {
+		return nil, err
 	}
 	change, err := d.endSave(g, req.GetRunning())
 	return &pb.AbortSaveResponse{Change: change}, err
+}
+
+// giveUpSave breaks into a save that is under way, and returns when it has ended.
+func (g *guest) giveUpSave(ctx context.Context) error {
+	g.mu.Lock()
+	s := g.saving
+	g.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	s.cancel(errGivenUp)
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return verr.New(verr.OperationTimeout, "save of the domain does not end: %w", ctx.Err())
+	}
 }
 
 // Restore starts a guest with the record that was saved.

@@ -175,20 +175,23 @@ func domainSaveImageDefineXML(ctx context.Context, s *session, args *libvirt.Dom
 	return s.connection().Domains.DefineImage(ctx, args.File, args.Dxml, args.Flags)
 }
 
-func domainAbortJob(ctx context.Context, s *session, args *libvirt.DomainAbortJobArgs) error {
-	return s.onDomain(ctx, args.Dom, func(_ context.Context, d *domain.Domain) error { return d.AbortJob() })
+// domainAbortJob waits for nothing, so that it never stands behind the job that it is to end.
+func domainAbortJob(s *session, args *libvirt.DomainAbortJobArgs) (*void, error) {
+	d, err := s.domain(args.Dom)
+	if err != nil {
+		return nil, err
+	}
+	return nil, d.AbortJob()
 }
 
-func domainAbortJobFlags(ctx context.Context, s *session, args *libvirt.DomainAbortJobFlagsArgs) error {
+func domainAbortJobFlags(s *session, args *libvirt.DomainAbortJobFlagsArgs) (*void, error) {
 	if err := checkFlags(args.Flags, abortPostcopy, "virDomainAbortJobFlags"); err != nil {
-		return err
+		return nil, err
 	}
-	return s.onDomain(ctx, args.Dom, func(_ context.Context, d *domain.Domain) error {
-		if args.Flags&abortPostcopy != 0 {
-			return verr.New(verr.OperationInvalid, "current job is not a migration in post-copy mode")
-		}
-		return d.AbortJob()
-	})
+	if args.Flags&abortPostcopy != 0 {
+		return nil, verr.New(verr.OperationInvalid, "current job is not a migration in post-copy mode")
+	}
+	return domainAbortJob(s, &libvirt.DomainAbortJobArgs{Dom: args.Dom})
 }
 
 // jobOf finds the job that a client asks about.

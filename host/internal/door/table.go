@@ -181,7 +181,7 @@ var remoteProcedures = [444]procedure{
 	procDomainDetachDeviceFlags:                 {name: "domain_detach_device_flags", flags: changes},
 	procConnectBaselineCpu:                      {name: "connect_baseline_cpu"},
 	procDomainGetJobInfo:                        {name: "domain_get_job_info", handler: memory(domainGetJobInfo)},
-	procDomainAbortJob:                          {name: "domain_abort_job", flags: changes, handler: order(domainAbortJob)},
+	procDomainAbortJob:                          {name: "domain_abort_job", flags: changes, handler: memory(domainAbortJob)},
 	procStorageVolWipe:                          {name: "storage_vol_wipe", flags: changes | local, handler: refused(onlyShown)},
 	procDomainMigrateSetMaxDowntime:             {name: "domain_migrate_set_max_downtime", flags: changes},
 	procConnectDomainEventRegisterAny:           {name: "connect_domain_event_register_any", flags: high, handler: memory(domainEventRegisterAny)},
@@ -459,6 +459,6 @@ var remoteProcedures = [444]procedure{
 	procDomainSetLaunchSecurityState:            {name: "domain_set_launch_security_state"},
 	procDomainSaveParams:                        {name: "domain_save_params", flags: changes, handler: order(domainSaveParams)},
 	procDomainRestoreParams:                     {name: "domain_restore_params", flags: changes, handler: order(domainRestoreParams)},
-	procDomainAbortJobFlags:                     {name: "domain_abort_job_flags", flags: changes, handler: order(domainAbortJobFlags)},
+	procDomainAbortJobFlags:                     {name: "domain_abort_job_flags", flags: changes, handler: memory(domainAbortJobFlags)},
 	procDomainFdAssociate:                       {name: "domain_fd_associate", flags: changes},
 }

@@ -71,6 +71,12 @@ var checks = []check{
 	{"services that are not declared are refused", undeclaredServicesRefuse},
 	{"a console connects once", consoleConnectsOnce},
 	{"statistics are of the guests that were asked for", statisticsOfGuests},
+	{"a saved guest is restored", savedGuestIsRestored},
+	{"a save that is given up lets the guest go on", givenUpSaveLetsTheGuestGoOn},
+	{"a save whose caller is lost is given up", saveOfALostCallerIsGivenUp},
+	{"a save that fails lets the guest go on", saveThatFailsLetsTheGuestGoOn},
+	{"a saved guest stands until it is told", standingGuestSurvivesARestart},
+	{"a state that is not good is refused", badStateIsRefused},
 	{"watch begins with a hello and goes on where it stopped", watchGoesOn},
 	{"a crowd lives and dies at once", crowd},
 }

@@ -94,6 +94,10 @@ func (b *bench) services(g *guest) map[string]func() error {
 		},
 		"ConsoleService": func() error { return b.openConsole(g) },
 		"StatsService":   func() error { _, err := b.collect(g); return err },
+		"SaveService": func() error {
+			_, err := b.saver().AbortSave(b.ctx(), &pb.AbortSaveRequest{Guest: g.Guest, Handle: g.handle, Running: true})
+			return err
+		},
 		"CapabilityService": func() error {
 			req := &pb.DomainCapabilitiesRequest{Connection: b.factory.Connection}
 			rsp, err := pb.NewCapabilityServiceClient(b.host.Conn).DomainCapabilities(b.ctx(), req)

@@ -1,5 +1,5 @@
 // Package hypervisor is what the author of a hypervisor driver implements: a type with the six methods of Driver, and as many
-// of the optional interfaces (Lifecycle, Console, Screenshooter, Stats, Capabilities) as the hypervisor can honour. The SDK
+// of the optional interfaces (Lifecycle, Console, Screenshooter, Stats, Capabilities, Saver) as the hypervisor can honour. The SDK
 // finds out by type assertion which ones a driver has, and registers just those services: a capability is a service that is
 // implemented, all else is refused by the core with VIR_ERR_NO_SUPPORT.
 //
@@ -81,4 +81,16 @@ type Capabilities interface {
 	DomainCapabilities(ctx context.Context, req *pb.DomainCapabilitiesRequest) (*pb.DomainCapabilitiesResponse, error)
 	// CPUModels lists the names of an architecture's CPU models.
 	CPUModels(ctx context.Context, req *pb.CPUModelsRequest) (*pb.CPUModelsResponse, error)
+}
+
+// Saver is optional beside Lifecycle: writing the state of a guest into a file, and starting a guest from one. The contract's
+// save.proto tells the order of things, and what is left when somebody is killed in the middle.
+type Saver interface {
+	// Save stops the guest, writes its state and leaves it standing. It tells how far it has come, and last that all is written;
+	// the SDK repeats what was told last, so that a driver may be silent while nothing moves. When telling fails, the caller is gone.
+	Save(ctx context.Context, req *pb.SaveRequest, tell func(*pb.SaveResponse) error) error
+	// AbortSave gives a save up and lets the guest go on as it was before it.
+	AbortSave(ctx context.Context, req *pb.AbortSaveRequest) (*pb.AbortSaveResponse, error)
+	// Restore brings a guest to life that stands where its state was saved, or leaves nothing behind. It tells how much it has read.
+	Restore(ctx context.Context, req *pb.RestoreRequest, tell func(*pb.SaveProgress)) (*pb.StartResponse, error)
 }

@@ -43,6 +43,37 @@ type Domain struct {
 	LockState []byte `json:"lock_state,omitempty"`
 	// Handle is the driver's, for phase Active.
 	Handle *Handle `json:"handle,omitempty"`
+	// Saved says that the managed file has the state that the guest goes on from at its next start.
+	Saved bool `json:"saved,omitempty"`
+	// Saving is a save under way, for phase Active.
+	Saving *Saving `json:"saving,omitempty"`
+	// Restoring says that the guest is started from a file, for phase Starting.
+	Restoring *Restoring `json:"restoring,omitempty"`
+	// Resume says that the guest was restored and is still to be let run, for phase Active.
+	Resume bool `json:"resume,omitempty"`
+}
+
+// Saving is the intent to save a guest.
+type Saving struct {
+	// ID is that of the file.
+	ID [16]byte `json:"id"`
+	// Path is the file that there is to be, Part the one that is written.
+	Path string `json:"path"`
+	Part string `json:"part"`
+	// Managed says that the file is the core's own.
+	Managed bool `json:"managed,omitempty"`
+	// Ran says that the guest's vCPUs ran before.
+	Ran bool `json:"ran,omitempty"`
+}
+
+// Restoring is the intent to start a guest from a file.
+type Restoring struct {
+	// Managed says that the file is the core's own, and is given up when the guest is alive.
+	Managed bool `json:"managed,omitempty"`
+	// Run says that the guest is to run, and not to stay paused.
+	Run bool `json:"run,omitempty"`
+	// Wish says that it stays paused by a wish, and not because it was paused when it was saved.
+	Wish bool `json:"wish,omitempty"`
 }
 
 // Summary is what lists show of the definition.

@@ -153,7 +153,7 @@ func (d *driver) connect() error {
 		inv, err := domain.New(domain.Config{
 			URI: uri, Connection: paths[0], Driver: m.Name, Plugin: d.plugin, Incarnation: d.incarnation.Load,
 			Files: sender{d.plugin}, Catalog: h.catalog, Events: h.events, Locks: d.locks(),
-			ProcessCPUTime: node.ProcessCPUTime, Log: h.cfg.Log.Named("domain").With("uri", uri),
+			ProcessCPUTime: node.ProcessCPUTime, SaveDir: h.cfg.Layout.Saves(scheme, paths[0]), Log: h.cfg.Log.Named("domain").With("uri", uri),
 		})
 		if err != nil {
 			return err

@@ -49,6 +49,8 @@ func (j *job) finish(s *state, c *pb.Change) error {
 	before := s.View
 	j.d.inv.cfg.Log.Debug("guest has ended", "guest", s.Name, "gen", s.Generation, "phase", s.phase, "during", j.what, "reason", c.GetReason())
 	j.unlease(s)
+	c = j.settleSave(s, c)
+	dropped := j.settleStart(s)
 	s.phase, s.ID, s.handle, s.PID = catalog.Inactive, inactiveID, nil, 0
 	s.State, s.Reason, s.Unknown = State(c.State), c.Reason, false
 	err := j.settle(s)
@@ -56,6 +58,8 @@ func (j *job) finish(s *state, c *pb.Change) error {
 		// The guest is gone whatever the disk says; the record is put right by the next Recover.
 		j.d.inv.cfg.Log.Error("end of guest could not be recorded", "guest", s.Name, "gen", s.Generation, "error", err)
 		j.d.show(s)
+	} else if dropped {
+		j.d.dropManaged()
 	}
 	view := before
 	for _, e := range c.GetEvents() {

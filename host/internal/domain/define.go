@@ -137,6 +137,9 @@ func (i *Inventory) Create(ctx context.Context, xml string, flags uint32) (*Doma
 	if before.phase != catalog.Inactive {
 		return nil, verr.New(verr.OperationInvalid, "domain '%s' is already active as '%s'", before.Name, before.Name)
 	}
+	if before.Saved {
+		return nil, savedElsewhere(before.Name)
+	}
 	s := *before
 	s.hidden = false
 	s.describe(rsp.Summary)
@@ -185,9 +188,15 @@ func (d *Domain) Undefine(ctx context.Context, flags uint32) error {
 	if !s.Persistent {
 		return verr.New(verr.OperationInvalid, "cannot undefine transient domain")
 	}
+	if s.Saved && flags&undefineManagedSave == 0 {
+		return verr.New(verr.OperationInvalid, "Refusing to undefine while domain managed save image exists")
+	}
 	if s.phase == catalog.Inactive {
 		if err := j.remove(); err != nil {
 			return err
+		}
+		if s.Saved {
+			d.dropManaged()
 		}
 	} else {
 		s.Persistent, s.Autostart, s.seed, s.Updated = false, false, false, false

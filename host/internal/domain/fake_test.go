@@ -31,6 +31,7 @@ type fakeDriver struct {
 
 	mu     sync.Mutex
 	alive  map[string]uint64 // generation by UUID
+	stands map[string]bool   // vCPUs are stopped
 	starts map[string]int
 	asked  int // calls of Recover
 	// before and after run around Start's effect; an error ends the call there.
@@ -39,6 +40,19 @@ type fakeDriver struct {
 	// resumed counts the locks of each Resume; stubborn refuses it.
 	resumed  []int
 	stubborn error
+	// pass runs at points of a save or restore; an error ends the call there.
+	pass func(point string) error
+}
+
+// at passes a point.
+func (f *fakeDriver) at(point string) error {
+	f.mu.Lock()
+	pass := f.pass
+	f.mu.Unlock()
+	if pass == nil {
+		return nil
+	}
+	return pass(point)
 }
 
 func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
@@ -84,9 +98,16 @@ func (f *fakeDriver) Start(ctx context.Context, req *pb.StartRequest) (*pb.Start
 }
 
 func (f *fakeDriver) Stop(_ context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
+	if err := f.at("stop"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	delete(f.alive, req.Guest.Uuid)
+	delete(f.stands, req.Guest.Uuid)
+	f.mu.Unlock()
+	if err := f.at("stop.done"); err != nil {
+		return nil, err
+	}
 	return &pb.StopResponse{Change: &pb.Change{
 		State: pb.State_STATE_SHUTOFF, Reason: 2, Events: []*pb.Event{lifecycle(6, 2), lifecycle(5, 1)},
 	}}, nil
@@ -97,11 +118,14 @@ func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.Rec
 	defer f.mu.Unlock()
 	f.asked++
 	gen, ok := f.alive[req.Guest.Uuid]
+	change := &pb.Change{State: pb.State_STATE_RUNNING, Reason: 1}
+	if f.stands[req.Guest.Uuid] {
+		change = &pb.Change{State: pb.State_STATE_PAUSED, Reason: 3}
+	}
 	switch {
 	case ok && gen == req.Guest.Generation:
 		return &pb.RecoverResponse{
-			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml,
-			Change: &pb.Change{State: pb.State_STATE_RUNNING, Reason: 1},
+			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml, Change: change,
 		}, nil
 	case ok:
 		return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_FOREIGN}, nil
@@ -113,22 +137,35 @@ func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.Rec
 	}}, nil
 }
 
-func (f *fakeDriver) Suspend(context.Context, *pb.SuspendRequest) (*pb.SuspendResponse, error) {
+func (f *fakeDriver) Suspend(_ context.Context, req *pb.SuspendRequest) (*pb.SuspendResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stands[req.Guest.Uuid] = true
 	return &pb.SuspendResponse{Change: &pb.Change{
 		State: pb.State_STATE_PAUSED, Reason: 1, Events: []*pb.Event{lifecycle(3, 0)},
 	}}, nil
 }
 
 func (f *fakeDriver) Resume(_ context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
+	if err := f.at("resume"); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stubborn != nil {
-		return nil, verr.Status(f.stubborn)
+	if err := f.stubborn; err != nil {
+		f.mu.Unlock()
+		return nil, verr.Status(err)
 	}
 	f.resumed = append(f.resumed, len(req.Leases))
-	return &pb.ResumeResponse{Change: &pb.Change{
-		State: pb.State_STATE_RUNNING, Reason: 5, Events: []*pb.Event{lifecycle(4, 0)},
-	}}, nil
+	delete(f.stands, req.Guest.Uuid)
+	f.mu.Unlock()
+	if err := f.at("resume.done"); err != nil {
+		return nil, err
+	}
+	change := &pb.Change{State: pb.State_STATE_RUNNING, Reason: 5, Events: []*pb.Event{lifecycle(4, 0)}}
+	if req.Reason != 0 {
+		change = &pb.Change{State: pb.State_STATE_RUNNING, Reason: req.Reason, Events: []*pb.Event{lifecycle(4, 2)}}
+	}
+	return &pb.ResumeResponse{Change: change}, nil
 }
 
 func (f *fakeDriver) Watch(_ *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
@@ -145,6 +182,12 @@ func (f *fakeDriver) Watch(_ *pb.WatchRequest, stream grpc.ServerStreamingServer
 		case <-stream.Context().Done():
 			return nil
 		}
+	}
+}
+
+func newFakeDriver() *fakeDriver {
+	return &fakeDriver{
+		alive: map[string]uint64{}, stands: map[string]bool{}, starts: map[string]int{}, events: make(chan *pb.WatchEvent),
 	}
 }
 
@@ -226,11 +269,15 @@ func (l *fakeLocks) count() int {
 	return len(l.held)
 }
 
-// sentFiles counts descriptors that the driver was sent.
-type sentFiles struct{ n atomic.Int32 }
+// sentFiles counts descriptors that the driver was sent, and keeps those that fakeSaver takes.
+type sentFiles struct {
+	n     atomic.Int32
+	files sync.Map // *os.File by token
+}
 
-func (s *sentFiles) SendFile(context.Context, []byte, *os.File) error {
+func (s *sentFiles) SendFile(_ context.Context, token []byte, file *os.File) error {
 	s.n.Add(1)
+	s.files.Store(string(token), file)
 	return nil
 }
 
@@ -253,7 +300,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{
 		t: t, bus: event.NewBus(0), path: filepath.Join(t.TempDir(), "catalog.db"),
-		driver: &fakeDriver{alive: map[string]uint64{}, starts: map[string]int{}, events: make(chan *pb.WatchEvent)},
+		driver: newFakeDriver(),
 		locks:  &fakeLocks{held: map[string]Owner{}},
 	}
 	t.Cleanup(func() { b.down() })
@@ -268,6 +315,7 @@ func (b *bench) up() {
 	b.server = grpc.NewServer()
 	pb.RegisterDriverServiceServer(b.server, b.driver)
 	pb.RegisterLifecycleServiceServer(b.server, b.driver)
+	pb.RegisterSaveServiceServer(b.server, &fakeSaver{driver: b.driver, files: &b.files})
 	go b.server.Serve(lis)
 	var err error
 	b.conn, err = grpc.NewClient("passthrough:fake", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -282,6 +330,7 @@ func (b *bench) up() {
 	b.Inventory, err = New(Config{
 		URI: "fake:///default", Connection: "default", Driver: "fake", Plugin: b.conn, Incarnation: b.incarnation.Load,
 		Files: &b.files, Catalog: b.cat, Events: b.bus, Locks: b.locks, Log: hclog.NewNullLogger(),
+		SaveDir: filepath.Join(filepath.Dir(b.path), "save"),
 	})
 	if err != nil {
 		b.t.Fatal(err)

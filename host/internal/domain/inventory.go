@@ -46,6 +46,8 @@ type Config struct {
 	Locks Locks
 	// ProcessCPUTime returns the CPU time in nanoseconds of a process with a start time, 0 once it is gone.
 	ProcessCPUTime func(pid int32, startTime uint64) (uint64, error)
+	// SaveDir is the folder of the connection's managed save images; it need not exist.
+	SaveDir string
 	// Log is for what no client is told.
 	Log hclog.Logger
 }
@@ -81,6 +83,7 @@ func New(cfg Config) (*Inventory, error) {
 		d.state.Store(&s)
 		i.index(d, nil, &s)
 	}
+	i.sweepSaves(records)
 	return i, nil
 }
 

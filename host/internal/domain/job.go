@@ -35,6 +35,9 @@ type Domain struct {
 	folders atomic.Pointer[diskFolders]
 	// claim is what a start under way has its driver's process claimed with.
 	claim atomic.Pointer[claim]
+	// work is a save or restore under way, for those who ask or want to end it; done is the last one.
+	work atomic.Pointer[work]
+	done atomic.Pointer[JobInfo]
 	// slot holds one token while a job is under way.
 	slot chan struct{}
 	// recovered is the incarnation of the driver that has taken charge of the guest; only the job's holder touches it.

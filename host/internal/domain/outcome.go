@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"errors"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,6 +24,9 @@ const (
 // outcomeOf reads an error of a call to a driver. What the supervisor says of the call (CallInfo) goes before everything else: it
 // also puts a libvirt error into what it reports of a driver that died.
 func outcomeOf(err error) outcome {
+	if errors.Is(err, errImpatient) || errors.Is(err, errDestroyed) {
+		return slow
+	}
 	st, ok := status.FromError(err)
 	if !ok {
 		return refused

@@ -14,8 +14,8 @@ import (
 const recoverers = 16
 
 // Recover asks a driver process that has just become ready, through a connection of its own, what became of every guest that should
-// live. A guest with a job under way is recovered right after that job, which may itself be waiting for the driver. The first error is
-// returned when all were asked; the guests concerned are marked unknown.
+// live. A guest with a job under way is recovered right after that job, which may itself be waiting for the driver, and one that was being
+// saved or restored as soon as the driver is in service. The first error is returned when all were asked; the guests concerned are marked unknown.
 func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) error {
 	var g errgroup.Group
 	g.SetLimit(recoverers)
@@ -24,6 +24,10 @@ func (i *Inventory) Recover(ctx context.Context, driver pb.DriverServiceClient) 
 			continue
 		}
 		g.Go(func() error {
+			if d.state.Load().behind() { // which takes more than this connection
+				d.postpone()
+				return nil
+			}
 			j, free := d.try(ctx, "recover")
 			if !free {
 				d.postpone()
@@ -73,6 +77,16 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 	if s.phase == catalog.Inactive {
 		return nil
 	}
+	if s.saving != nil {
+		done, err := isSaved(s.saving)
+		if err != nil {
+			j.doubt(&s, err)
+			return fmt.Errorf("recover guest %q, which was being saved: %w", s.Name, err)
+		}
+		if done {
+			return j.endSaved(&s)
+		}
+	}
 	incarnation := d.inv.cfg.Incarnation()
 	req := d.recoverRequest(&s)
 	rsp, err := driver.Recover(j.ctx, req)
@@ -84,7 +98,10 @@ func (j *job) recover(driver pb.DriverServiceClient) error {
 	d.inv.cfg.Log.Debug("driver was asked for guest", "guest", s.Name, "gen", s.Generation, "phase", s.phase, "verdict", rsp.Verdict)
 	switch rsp.Verdict {
 	case pb.Verdict_VERDICT_RUNNING:
-		return j.found(&s, rsp, req.Xml)
+		if err := j.found(&s, rsp, req.Xml); err != nil {
+			return err
+		}
+		return j.catchUp()
 	case pb.Verdict_VERDICT_NOT_STARTED:
 		if s.phase == catalog.Starting {
 			return j.abandon(&s)

@@ -10,7 +10,8 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// Start starts a persistent domain; flags are virDomainCreateFlags. It returns when the guest runs, or is paused if asked.
+// Start starts a persistent domain, from its managed save image if it has one, unless a boot is forced; flags are virDomainCreateFlags. It
+// returns when the guest runs, or is paused if asked.
 func (d *Domain) Start(ctx context.Context, flags uint32) error {
 	if err := checkCreateFlags(flags); err != nil {
 		return err
@@ -24,6 +25,9 @@ func (d *Domain) Start(ctx context.Context, flags uint32) error {
 	if s.phase != catalog.Inactive {
 		return verr.New(verr.OperationInvalid, "domain is already running")
 	}
+	if s.Saved && flags&createForceBoot == 0 {
+		return j.startManaged(&s, flags)
+	}
 	xml, err := d.inv.cfg.Catalog.Config(d.inv.cfg.URI, d.uuid)
 	if err != nil {
 		return verr.New(verr.OperationFailed, "cannot read definition of domain '%s': %w", s.Name, err)
@@ -33,7 +37,10 @@ func (d *Domain) Start(ctx context.Context, flags uint32) error {
 
 // start brings the guest of a definition to life: intent on disk, locks, driver, handle on disk, events. s is the state before it,
 // with the definition's summary in it.
-func (j *job) start(s *state, xml string, flags uint32) error {
+func (j *job) start(s *state, xml string, flags uint32) error { return j.startFrom(s, xml, flags, nil) }
+
+// startFrom is start with the state that is in a file, nil for a boot.
+func (j *job) startFrom(s *state, xml string, flags uint32, from *image) error {
 	i := j.d.inv
 	wants, err := wantsOf(xml)
 	if err != nil {
@@ -42,6 +49,9 @@ func (j *job) start(s *state, xml string, flags uint32) error {
 	s.Generation++
 	s.reservedID = i.takeID()
 	s.phase, s.paused, s.handle, s.PID, s.lockState = catalog.Starting, flags&createPaused != 0, nil, 0, nil
+	if s.restoring, s.resume = nil, false; from != nil {
+		s.restoring, s.paused = &from.intent, !from.intent.Run
+	}
 	if err := j.save(s, func(tx *catalog.Tx) error { return j.intend(tx, s, xml) }); err != nil {
 		return err
 	}
@@ -53,16 +63,22 @@ func (j *job) start(s *state, xml string, flags uint32) error {
 	}
 	rsp, err := j.bringUp(s, xml, &pb.Resolved{
 		Cgroup: i.cgroup(s), Disks: resolved(wants.Disks), Registrations: prepared.Registrations, Claim: prepared.Claim,
-	})
-	if err == nil {
+	}, from)
+	switch {
+	case err == nil:
 		j.d.recovered = i.cfg.Incarnation()
-		return j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
-	}
-	i.cfg.Log.Debug("start failed", "guest", s.Name, "gen", s.Generation, "outcome", outcomeOf(err), "error", err)
-	if outcomeOf(err) == refused {
+		err = j.started(s, &started{rsp.Handle, rsp.Change, rsp.LiveXml})
+	case outcomeOf(err) == refused:
+		i.cfg.Log.Debug("start failed", "guest", s.Name, "gen", s.Generation, "error", err)
 		return errors.Join(err, j.abandon(s))
+	default:
+		i.cfg.Log.Debug("start failed", "guest", s.Name, "gen", s.Generation, "outcome", outcomeOf(err), "error", err)
+		err = j.resolveStart(s, err)
 	}
-	return j.resolveStart(s, err)
+	if err != nil {
+		return err
+	}
+	return j.run()
 }
 
 // maxHandings bounds how often a start follows a driver that is restarted under it.
@@ -70,21 +86,29 @@ const maxHandings = 3
 
 // bringUp hands the driver the locks and has it start the guest. A process that took the descriptors and died before it was told to start
 // has a successor without them, which refuses: it is given them in its turn.
-func (j *job) bringUp(s *state, xml string, with *pb.Resolved) (rsp *pb.StartResponse, err error) {
+func (j *job) bringUp(s *state, xml string, with *pb.Resolved, from *image) (rsp *pb.StartResponse, err error) {
 	i := j.d.inv
 	for range maxHandings {
 		incarnation := i.cfg.Incarnation()
 		if with.Leases, err = j.hand(j.d.leases); err != nil {
 			continue
 		}
-		rsp, err = i.driver.Start(j.ctx, &pb.StartRequest{
+		rsp, err = j.call(&pb.StartRequest{
 			Guest: s.guest(i.cfg.Connection), Xml: xml, Id: s.reservedID, Paused: s.paused, Resolved: with,
-		})
+		}, from)
 		if err == nil || outcomeOf(err) != refused || incarnation == i.cfg.Incarnation() {
 			break
 		}
 	}
 	return rsp, err
+}
+
+// call has the driver boot the guest, or restore it.
+func (j *job) call(req *pb.StartRequest, from *image) (*pb.StartResponse, error) {
+	if from != nil {
+		return j.restore(req, from)
+	}
+	return j.d.inv.driver.Start(j.ctx, req)
 }
 
 // intend writes the definition that a start is about to use; a transient domain has no other.
@@ -105,13 +129,20 @@ type started struct {
 	liveXML string
 }
 
-// started records a guest that runs, and tells of it. A guest whose record cannot be written goes on in memory: ending it would be
-// worse than having to find it again by its intent.
+// started records a guest that came to life, and tells of it. One whose record cannot be written goes on in memory: ending it would be
+// worse than having to find it again by its intent. A restored one has not run yet, and is ended then: its file is still good.
 func (j *job) started(s *state, st *started) error {
-	i := j.d.inv
+	i, before := j.d.inv, *s
 	s.phase, s.ID, s.handle = catalog.Active, s.reservedID, st.handle
 	s.PID, s.Unknown = st.handle.GetPid(), false
-	s.State, s.Reason = State(st.change.GetState()), st.change.GetReason()
+	change := st.change
+	if s.restoring != nil {
+		change = s.restored()
+		s.resume = s.restoring.Run
+	}
+	drop := s.Saved
+	s.Saved, s.restoring = false, nil
+	s.State, s.Reason = State(change.GetState()), change.GetReason()
 	if s.State == NoState {
 		s.State = Running
 	}
@@ -120,11 +151,17 @@ func (j *job) started(s *state, st *started) error {
 	j.settleLeases(ctx, s)
 	live := j.d.keepOwn(st.liveXML)
 	err := j.save(s, func(tx *catalog.Tx) error { return tx.PutLive(i.cfg.URI, j.d.uuid, live) })
-	if err != nil {
+	switch {
+	case err != nil && before.restoring != nil:
+		_, serr := j.stop(s)
+		return errors.Join(err, serr, j.abandon(&before))
+	case err != nil:
 		i.cfg.Log.Error("running guest could not be recorded", "guest", s.Name, "gen", s.Generation, "error", err)
 		j.d.show(s)
+	case drop:
+		j.d.dropManaged()
 	}
-	for _, e := range st.change.GetEvents() {
+	for _, e := range change.GetEvents() {
 		i.publish(s.View, e)
 	}
 	return nil
@@ -134,7 +171,7 @@ func (j *job) started(s *state, st *started) error {
 func (j *job) abandon(s *state) error {
 	j.unlease(s)
 	s.phase, s.ID, s.State, s.handle, s.PID = catalog.Inactive, inactiveID, ShutOff, nil, 0
-	s.Reason, s.Unknown = shutOffFailed, false
+	s.Reason, s.Unknown, s.restoring = shutOffFailed, false, nil
 	if !s.Persistent {
 		return j.remove()
 	}

@@ -20,6 +20,10 @@ type state struct {
 	handle     *pb.Handle
 	// lockState is what the lock manager wants when a suspended guest goes on.
 	lockState []byte
+	// saving is a save under way, restoring a start from a file; resume says that a restored guest is still to be let run.
+	saving    *catalog.Saving
+	restoring *catalog.Restoring
+	resume    bool
 	// hidden: a definition is being made and not yet on disk.
 	hidden bool
 	// gone: the domain was removed; whoever still holds it gets NoDomain.
@@ -35,6 +39,7 @@ func (s *state) record() *catalog.Domain {
 			MaxVCPUs: s.MaxVCPUs, VCPUs: s.VCPUs, HasSecrets: s.hasSecrets,
 		},
 		Generation: s.Generation, Phase: s.phase, Paused: s.paused, LockState: s.lockState,
+		Saved: s.Saved, Saving: s.saving, Restoring: s.restoring, Resume: s.resume,
 	}
 	if s.phase != catalog.Inactive {
 		r.ID = s.reservedID
@@ -54,10 +59,10 @@ func fromRecord(r *catalog.Domain) state {
 			UUID: r.UUID, Name: r.Name, ID: inactiveID, State: ShutOff, Persistent: r.Persistent,
 			Autostart: r.Autostart, Updated: r.Updated, Title: r.Summary.Title, OSType: r.Summary.OSType,
 			MaxMemoryKiB: r.Summary.MaxMemoryKiB, MemoryKiB: r.Summary.MemoryKiB,
-			MaxVCPUs: r.Summary.MaxVCPUs, VCPUs: r.Summary.VCPUs, Generation: r.Generation,
+			MaxVCPUs: r.Summary.MaxVCPUs, VCPUs: r.Summary.VCPUs, Generation: r.Generation, Saved: r.Saved,
 		},
 		phase: r.Phase, paused: r.Paused, seed: r.Seed, hasSecrets: r.Summary.HasSecrets,
-		lockState: r.LockState,
+		lockState: r.LockState, saving: r.Saving, restoring: r.Restoring, resume: r.Resume,
 	}
 	if h := r.Handle; h != nil {
 		s.handle = &pb.Handle{Version: h.Version, Data: h.Data, Pid: h.PID, StartTime: h.StartTime, Cgroup: h.Cgroup}
@@ -66,6 +71,9 @@ func fromRecord(r *catalog.Domain) state {
 	switch r.Phase {
 	case catalog.Active:
 		s.reservedID, s.ID, s.State = r.ID, r.ID, Running
+		if s.saving != nil || s.resume {
+			s.State = Paused
+		}
 	case catalog.Starting:
 		s.reservedID = r.ID
 	case catalog.Inactive:

@@ -53,6 +53,8 @@ type View struct {
 	VCPUs uint32
 	// Generation grows with each start, and is not used again for a domain that comes after one of the same UUID has gone.
 	Generation uint64
+	// Saved says that the next start goes on from the state that is in the managed file.
+	Saved bool
 	// PID is the guest's process on this machine, or 0.
 	PID int32
 }
@@ -108,7 +110,7 @@ func (f ListFlags) Match(v *View) bool {
 	return group(ListActive|ListInactive, pick(v.Active(), ListActive, ListInactive)) &&
 		group(ListPersistent|ListTransient, pick(v.Persistent, ListPersistent, ListTransient)) &&
 		group(ListRunning|ListPaused|ListShutOff|ListOther, state) &&
-		group(ListManagedSave|ListNoManagedSave, ListNoManagedSave) &&
+		group(ListManagedSave|ListNoManagedSave, pick(v.Saved, ListManagedSave, ListNoManagedSave)) &&
 		group(ListAutostart|ListNoAutostart, pick(v.Autostart, ListAutostart, ListNoAutostart)) &&
 		group(ListHasSnapshot|ListNoSnapshot, ListNoSnapshot) &&
 		group(ListHasCheckpoint|ListNoCheckpoint, ListNoCheckpoint)

@@ -208,6 +208,8 @@ func (d *Domain) Rename(ctx context.Context, name string) error {
 		return verr.New(verr.OperationInvalid, "cannot rename a transient domain")
 	case before.Name == name:
 		return verr.New(verr.OperationInvalid, "Can't rename domain to itself")
+	case before.Saved:
+		return verr.New(verr.OperationInvalid, "domain with a managed saved state can't be renamed")
 	}
 	xml, err := d.text(before, false)
 	if err != nil {

@@ -158,15 +158,6 @@ func domainGetMessages(s *session, args *libvirt.DomainGetMessagesArgs) (*libvir
 	return &libvirt.DomainGetMessagesRet{}, err
 }
 
-// domainGetJobInfo says that no job runs; jobs of libvirt's kind (migration, save, dump) are not there.
-func domainGetJobInfo(s *session, args *libvirt.DomainGetJobInfoArgs) (*libvirt.DomainGetJobInfoRet, error) {
-	v, err := s.view(args.Dom)
-	if err == nil && !v.Active() {
-		err = errNotRunning
-	}
-	return &libvirt.DomainGetJobInfoRet{}, err
-}
-
 func domainGetMetadata(s *session, args *libvirt.DomainGetMetadataArgs) (*libvirt.DomainGetMetadataRet, error) {
 	d, err := s.domain(args.Dom)
 	if err != nil {
@@ -180,10 +171,6 @@ func domainGetMetadata(s *session, args *libvirt.DomainGetMetadataArgs) (*libvir
 func exists(s *session, ref libvirt.Domain) error {
 	_, err := s.view(ref)
 	return err
-}
-
-func domainHasManagedSaveImage(s *session, args *libvirt.DomainHasManagedSaveImageArgs) (*libvirt.DomainHasManagedSaveImageRet, error) {
-	return &libvirt.DomainHasManagedSaveImageRet{}, exists(s, args.Dom)
 }
 
 func domainSnapshotNum(s *session, args *libvirt.DomainSnapshotNumArgs) (*libvirt.DomainSnapshotNumRet, error) {

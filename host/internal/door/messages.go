@@ -1,8 +1,11 @@
 package door
 
 import (
+	"time"
+
 	libvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -24,6 +27,7 @@ const (
 	eventBalloonChange  = 13
 	eventPMSuspendDisk  = 14
 	eventAgentLifecycle = 18
+	eventJobCompleted   = 21
 	eventMetadata       = 23
 )
 
@@ -46,6 +50,7 @@ var eventMessages = map[int32]struct {
 	eventBalloonChange:  {modern: procDomainEventCallbackBalloonChange, legacy: procDomainEventBalloonChange},
 	eventPMSuspendDisk:  {modern: procDomainEventCallbackPmsuspendDisk, legacy: procDomainEventPmsuspendDisk, reason: true},
 	eventAgentLifecycle: {modern: procDomainEventCallbackAgentLifecycle},
+	eventJobCompleted:   {modern: procDomainEventCallbackJobCompleted},
 	eventMetadata:       {modern: procDomainEventCallbackMetadataChange},
 }
 
@@ -61,6 +66,12 @@ type metadataChangeMsg struct {
 	Dom          libvirt.Domain
 	Type         int32
 	NamespaceURI libvirt.OptString
+}
+
+// jobCompletedMsg is the message of that kind without the callback's id.
+type jobCompletedMsg struct {
+	Dom    libvirt.Domain
+	Params []libvirt.TypedParam
 }
 
 // translated is an event as libvirt's messages carry it.
@@ -122,6 +133,11 @@ func domainEvent(ev event.Event) []translated {
 			msg.NamespaceURI = libvirt.OptString{uri}
 		}
 		return one(eventMetadata, msg)
+	case *pb.Event_JobCompleted:
+		return one(eventJobCompleted, &jobCompletedMsg{dom, jobParams(&domain.JobInfo{
+			Operation: e.JobCompleted.Operation, Elapsed: time.Duration(e.JobCompleted.ElapsedMs) * time.Millisecond,
+			Total: e.JobCompleted.TotalBytes, Processed: e.JobCompleted.ProcessedBytes,
+		})})
 	case *pb.Event_PmWakeup:
 		return one(eventPMWakeup, &libvirt.DomainEventPmwakeupMsg{Dom: dom})
 	case *pb.Event_PmSuspend:

@@ -145,16 +145,3 @@ func domainGetCPUStats(ctx context.Context, s *session, args *libvirt.DomainGetC
 	}
 	return ret, nil
 }
-
-// domainGetJobStats says that no job runs or has ended; jobs of libvirt's kind (migration, save, dump) are not there.
-func domainGetJobStats(s *session, args *libvirt.DomainGetJobStatsArgs) (*libvirt.DomainGetJobStatsRet, error) {
-	const completed, keepCompleted = 1, 2
-	if err := checkFlags(uint32(args.Flags), completed|keepCompleted, "virDomainGetJobStats"); err != nil {
-		return nil, err
-	}
-	v, err := s.view(args.Dom)
-	if err == nil && !v.Active() && args.Flags&completed == 0 {
-		err = errNotRunning
-	}
-	return &libvirt.DomainGetJobStatsRet{}, err
-}

@@ -85,6 +85,11 @@ func (l Layout) Guests(plugin string) string { return filepath.Join(l.Run, "gues
 // PluginState is the folder for what a plugin keeps.
 func (l Layout) PluginState(plugin string) string { return filepath.Join(l.State, "plugins", plugin) }
 
+// Saves is the folder for the managed save images of a connection: its URI's scheme and path.
+func (l Layout) Saves(scheme, path string) string {
+	return filepath.Join(l.State, "save", scheme, path)
+}
+
 // GuestLogs is the folder for logs of a plugin's guests.
 func (l Layout) GuestLogs(plugin string) string { return filepath.Join(l.Log, plugin) }
 

@@ -34,6 +34,9 @@ func Register(s grpc.ServiceRegistrar, driver hypervisor.Driver, feed *watch.Fee
 	if c, ok := driver.(hypervisor.Capabilities); ok {
 		pb.RegisterCapabilityServiceServer(s, &capabilityService{Capabilities: c})
 	}
+	if saver, ok := driver.(hypervisor.Saver); ok {
+		pb.RegisterSaveServiceServer(s, &saveService{saver: saver})
+	}
 }
 
 // driverService is the driver itself, and Watch.

@@ -62,6 +62,31 @@ func canonical(s string) string {
 }
 
 // The .out.xml files are what libvirt 9.0.0 with QEMU 7.2 prints for the .in.xml files.
+func TestLabelsOfALivingGuestAreForgotten(t *testing.T) {
+	dynamic := libvirtxml.DomainSecLabel{Type: "dynamic", Model: "dac", Relabel: "yes"}
+	based := dynamic
+	based.BaseLabel = "+7:+7"
+	shown := dynamic
+	shown.Label, shown.ImageLabel = "+0:+0", "+0:+0"
+	complete := func(id *int) []libvirtxml.DomainSecLabel {
+		d := &libvirtxml.Domain{
+			ID: id, Type: "qemu", OS: &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Type: "hvm"}},
+			SecLabel: []libvirtxml.DomainSecLabel{shown, based},
+		}
+		if err := define.Complete(d, testEnv()); err != nil {
+			t.Fatal(err)
+		}
+		return d.SecLabel
+	}
+	id := 1
+	if diff := cmp.Diff([]libvirtxml.DomainSecLabel{based}, complete(&id)); diff != "" {
+		t.Errorf("of a guest: %s", diff)
+	}
+	if diff := cmp.Diff([]libvirtxml.DomainSecLabel{dynamic, based}, complete(nil)); diff != "" {
+		t.Errorf("of a definition: %s", diff)
+	}
+}
+
 func TestCompleteGivesWhatLibvirtGives(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.xml")
 	if err != nil || len(inputs) == 0 {

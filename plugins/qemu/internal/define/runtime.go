@@ -12,6 +12,7 @@ const userAlias = "ua-"
 
 // forgetRuntime drops what only a living guest has, so that the XML of a living guest can be defined again.
 func forgetRuntime(c *completion) error {
+	forgetLabels(c.d)
 	c.d.ID = nil
 	for list := range deviceLists(c.dev) {
 		for i := range list.Len() {
@@ -33,6 +34,20 @@ func forgetRuntime(c *completion) error {
 		}
 	}
 	return nil
+}
+
+// forgetLabels drops what a dynamic label came to, and of a living guest the label itself where the definition had none.
+func forgetLabels(d *libvirtxml.Domain) {
+	var kept []libvirtxml.DomainSecLabel
+	for _, l := range d.SecLabel {
+		if l.Type == "dynamic" {
+			if l.Label, l.ImageLabel = "", ""; d.ID != nil && l.BaseLabel == "" {
+				continue
+			}
+		}
+		kept = append(kept, l)
+	}
+	d.SecLabel = kept
 }
 
 // deviceLists yields every list of devices.

@@ -78,6 +78,7 @@ type life struct {
 	xml   string
 
 	consoles consoles
+	saves    saves
 	keeper   *ownership.Keeper
 	// helped says that processes beside QEMU serve the guest.
 	helped bool
@@ -102,19 +103,26 @@ func New(core plugin.Core) (*Driver, error) {
 	}, nil
 }
 
-// Close lets go of all guests, which live on.
-func (d *Driver) Close(context.Context) error {
+// Close lets go of all guests, which live on. Those that are being saved go on first.
+func (d *Driver) Close(ctx context.Context) error {
 	d.mu.Lock()
 	var guests []*guest.Guest
+	var lives []*life
 	for _, l := range d.lives {
 		if l.cancel != nil {
 			l.cancel()
 		}
 		if l.guest != nil {
 			guests = append(guests, l.guest)
+			lives = append(lives, l)
 		}
 	}
 	d.mu.Unlock()
+	for _, l := range lives {
+		if err := l.saves.end(ctx); err != nil {
+			l.log.Warn("guest is left in the middle of a save", "error", err)
+		}
+	}
 	for _, g := range guests {
 		g.Close()
 	}

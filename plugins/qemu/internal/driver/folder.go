@@ -27,6 +27,8 @@ const (
 	groupName   = "cgroup"
 	helpersName = "helpers"
 	givenName   = "given"
+	// restoreName is there for a guest that was started from a state.
+	restoreName = "restore"
 	// ownName is the folder of QEMU itself. Nothing else may be writable for the guest's user: what we write must be ours.
 	ownName = "own"
 )

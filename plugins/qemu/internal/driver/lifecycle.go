@@ -139,7 +139,9 @@ func (d *Driver) Suspend(ctx context.Context, req *pb.SuspendRequest) (*pb.Suspe
 
 // Resume implements hypervisor.Lifecycle.
 func (d *Driver) Resume(ctx context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
-	change, err := d.change(ctx, req.GetGuest(), (*guest.Guest).Resume)
+	change, err := d.change(ctx, req.GetGuest(), func(g *guest.Guest, ctx context.Context) (*pb.Change, error) {
+		return g.Resume(ctx, req.GetReason())
+	})
 	if err != nil {
 		return nil, err
 	}

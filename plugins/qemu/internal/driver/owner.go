@@ -19,6 +19,7 @@ func ConfigKeys() []*basev1.ConfigKey {
 		{Name: "group", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "group that QEMU runs as, by name or +number; the user's own if empty"},
 		{Name: "dynamic_ownership", Kind: basev1.ValueKind_VALUE_KIND_BOOLEAN, Help: "whether a guest's files belong to that user while the guest lives; true if not set"},
 		{Name: "max_files", Kind: basev1.ValueKind_VALUE_KIND_INTEGER, Help: "how many descriptors a QEMU may have; 8192 if not set"},
+		{Name: "save_image_format", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "how guests are saved: raw, gzip or zstd; raw if empty"},
 	}
 }
 
@@ -32,6 +33,8 @@ type Config struct {
 	DynamicOwnership *bool `json:"dynamic_ownership"`
 	// MaxFiles is how many descriptors a QEMU may have; 0 is defaultFiles.
 	MaxFiles uint32 `json:"max_files"`
+	// SaveImageFormat is the format that guests are saved in; empty for raw.
+	SaveImageFormat string `json:"save_image_format"`
 }
 
 // defaultFiles is the limit that libvirtd's guests inherit from its unit.

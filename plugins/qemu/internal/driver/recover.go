@@ -135,7 +135,7 @@ func (d *Driver) takeBack(
 	case err != nil:
 		l.log.Warn("qemu does not answer", "pid", p.ID().PID, "error", err)
 	}
-	if memory == nil && !answered && mon != nil && waits(ctx, mon) {
+	if memory == nil && !answered && (l.folder.has(restoreName) || mon != nil && waits(ctx, mon)) {
 		return l.putAway(ctx, p, mon)
 	}
 	if err := l.load(); err != nil {
@@ -166,7 +166,8 @@ func closeMonitor(mon *qmp.Client) {
 	}
 }
 
-// waits reports whether a QEMU is still where a launch leaves it, at -S.
+// waits reports whether a QEMU is still where a launch leaves it, at -S. One that reads a saved state has never run, too, and may be too
+// busy to say so: its folder tells.
 func waits(ctx context.Context, mon *qmp.Client) bool {
 	var state struct {
 		Status string `json:"status"`
@@ -176,7 +177,7 @@ func waits(ctx context.Context, mon *qmp.Client) bool {
 
 // putAway ends a QEMU whose guest has never run.
 func (l *life) putAway(ctx context.Context, p *process.Process, mon *qmp.Client) (*pb.RecoverResponse, *guest.Guest, error) {
-	_ = mon.Close()
+	closeMonitor(mon)
 	defer p.Close()
 	if err := p.Kill(ctx); err != nil {
 		return nil, nil, fmt.Errorf("put away a start that was not finished: %w", err)

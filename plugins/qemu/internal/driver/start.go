@@ -24,6 +24,11 @@ const maxWords = 4096
 
 // Start implements hypervisor.Driver.
 func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
+	return d.start(ctx, req, nil)
+}
+
+// start brings a guest to life, to boot or with a state.
+func (d *Driver) start(ctx context.Context, req *pb.StartRequest, from *restore) (*pb.StartResponse, error) {
 	l, err := d.newLife(req.GetGuest(), req.GetResolved().GetCgroup())
 	if err != nil {
 		return nil, err
@@ -44,7 +49,7 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 		}
 		return nil, err
 	}
-	s := &start{driver: d, life: l, req: req, ports: promise{of: &d.ports}}
+	s := &start{driver: d, life: l, req: req, restore: from, ports: promise{of: &d.ports}}
 	resp, err := s.run(ctx)
 	s.close()
 	if err != nil {
@@ -61,6 +66,8 @@ type start struct {
 	driver *Driver
 	life   *life
 	req    *pb.StartRequest
+	// restore is nil for a guest that boots.
+	restore *restore
 
 	// files are for QEMU to inherit, log is for its words; both are closed when it has them.
 	files []*os.File
@@ -82,6 +89,11 @@ func (s *start) run(ctx context.Context) (*pb.StartResponse, error) {
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
+	if s.restore != nil {
+		if err := s.restore.mark(s); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.launch(ctx); err != nil {
 		return nil, err
 	}
@@ -91,11 +103,23 @@ func (s *start) run(ctx context.Context) (*pb.StartResponse, error) {
 	cfg := s.driver.watch(s.life)
 	cfg.Process, cfg.Monitor = s.process, s.monitor
 	s.guest = guest.New(cfg)
+	change, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml}, nil
+}
+
+// begin lets the guest run, or loads its state.
+func (s *start) begin(ctx context.Context) (*pb.Change, error) {
+	if s.restore != nil {
+		return s.restore.load(ctx, s)
+	}
 	change, err := s.guest.Begin(ctx, s.req.GetPaused())
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml}, nil
+	return change, nil
 }
 
 func (l *life) handle(id process.ID) *pb.Handle {

@@ -83,11 +83,15 @@ func (g *Guest) Suspend(ctx context.Context) (*pb.Change, error) {
 	})
 }
 
-// Resume lets the vCPUs of a paused guest run; any other is refused with OperationInvalid.
-func (g *Guest) Resume(ctx context.Context) (*pb.Change, error) {
+// Resume lets the vCPUs of a paused guest run; any other is refused with OperationInvalid. A reason other than 0 is that of a guest which
+// was restored.
+func (g *Guest) Resume(ctx context.Context, reason int32) (*pb.Change, error) {
 	return g.ask(ctx, "RESUME", "cont", func(m *machine) error {
 		switch m.now.State {
 		case pb.State_STATE_PAUSED, pb.State_STATE_CRASHED:
+			if reason != 0 {
+				m.resumeReason, m.resumeDetail = reason, resumedFromSnapshot
+			}
 			return nil
 		case pb.State_STATE_RUNNING:
 			return verr.New(verr.OperationInvalid, "domain is already running")

@@ -40,13 +40,13 @@ func (m *machine) onStop(eventData) (*pb.Change, step) {
 }
 
 func (m *machine) onResume(eventData) (*pb.Change, step) {
-	reason := m.resumeReason
-	m.resumeReason = runningUnpaused
+	reason, detail := m.resumeReason, m.resumeDetail
+	m.resumeReason, m.resumeDetail = runningUnpaused, resumedUnpaused
 	if m.now.State == pb.State_STATE_RUNNING {
 		return nil, stepNone
 	}
 	m.panicked, m.sawShutdown = false, false
-	return m.become(pb.State_STATE_RUNNING, reason, lifecycle(eventResumed, 0)), stepNone
+	return m.become(pb.State_STATE_RUNNING, reason, lifecycle(eventResumed, detail)), stepNone
 }
 
 // onShutdown follows a guest that has powered off, was told to by somebody, or whose QEMU was. Because of -no-shutdown QEMU waits

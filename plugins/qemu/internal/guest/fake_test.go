@@ -93,7 +93,7 @@ func TestMonitorThatAnswersLate(t *testing.T) {
 	answer()
 	// What the call has brought about after its end is told to everybody, and nothing is left that stands in a later call's way.
 	f.expect("paused/1 suspended/0")(<-f.heard, nil)
-	f.expect("running/5 resumed/0")(g.Resume(t.Context()))
+	f.expect("running/5 resumed/0")(g.Resume(t.Context(), 0))
 }
 
 func TestMonitorThatTalksGarbage(t *testing.T) {

@@ -54,8 +54,9 @@ type machine struct {
 	now   condition
 	facts Facts
 
-	// pauseReason and resumeReason are for the next STOP and RESUME, set by a call that asks for them.
-	pauseReason, resumeReason int32
+	// pauseReason and resumeReason are for the next STOP and RESUME, set by a call that asks for them; resumeDetail is for the event of
+	// RESUME.
+	pauseReason, resumeReason, resumeDetail int32
 	// stopping is set by a call that ends the guest, rebooting by one that asks for a reboot by power-down.
 	stopping, rebooting bool
 	// sawShutdown and panicked tell a guest that ended from a QEMU that did.

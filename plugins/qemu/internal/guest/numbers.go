@@ -6,13 +6,15 @@ import (
 
 // Numbers of libvirt's public header <libvirt/libvirt-domain.h>: reasons by state, and details by lifecycle event.
 const (
-	runningBooted   = 1
-	runningUnpaused = 5
-	runningWakeup   = 8
+	runningBooted       = 1
+	runningUnpaused     = 5
+	runningSaveCanceled = 7
+	runningWakeup       = 8
 
 	pausedUnknown    = 0
 	pausedUser       = 1
 	pausedMigration  = 2
+	pausedSave       = 3
 	pausedIOError    = 5
 	pausedWatchdog   = 6
 	pausedCrashed    = 10
@@ -34,6 +36,9 @@ const (
 
 	startedBooted = 0
 	startedWakeup = 4
+
+	resumedUnpaused     = 0
+	resumedFromSnapshot = 2
 
 	suspendedPaused   = 0
 	suspendedIOError  = 2

@@ -139,8 +139,8 @@ func TestSuspendAndResume(t *testing.T) {
 	if _, err := g.Suspend(t.Context()); !verr.Is(err, verr.OperationInvalid) {
 		t.Errorf("suspending a paused guest: %v", err)
 	}
-	r.expect("running/5 resumed/0")(g.Resume(t.Context()))
-	if _, err := g.Resume(t.Context()); !verr.Is(err, verr.OperationInvalid) {
+	r.expect("running/5 resumed/0")(g.Resume(t.Context(), 0))
+	if _, err := g.Resume(t.Context(), 0); !verr.Is(err, verr.OperationInvalid) {
 		t.Errorf("resuming a running guest: %v", err)
 	}
 	r.expect("- reboot")(g.Reset(t.Context()))
@@ -164,7 +164,7 @@ func TestStopOfAStuckQEMU(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := g.Resume(ctx); !verr.Is(err, verr.OperationTimeout) {
+	if _, err := g.Resume(ctx, 0); !verr.Is(err, verr.OperationTimeout) {
 		t.Errorf("resuming a stuck guest: %v", err)
 	}
 	r.expect("shutoff/2 stopped/1")(g.Stop(t.Context(), false))
@@ -249,7 +249,7 @@ func TestRecallOfAQEMUThatDoesNotAnswer(t *testing.T) {
 	t.Cleanup(g.Close)
 	r.expect("paused/1")(change, nil)
 	for {
-		if _, err = g.Resume(t.Context()); err == nil {
+		if _, err = g.Resume(t.Context(), 0); err == nil {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

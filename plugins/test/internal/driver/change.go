@@ -9,11 +9,15 @@ const (
 	eventStarted, startedBooted     = 2, 0
 	eventSuspended, suspendedPaused = 3, 0
 	eventResumed, resumedUnpaused   = 4, 0
+	resumedFromSnapshot             = 2
 	eventStopped                    = 5
 
-	runningBooted   = 1
-	runningUnpaused = 5
-	pausedByUser    = 1
+	runningBooted        = 1
+	runningUnpaused      = 5
+	runningSaveCancelled = 7
+	pausedByUser         = 1
+	pausedBySave         = 3
+	pausedStartingUp     = 11
 )
 
 // ending is a way in which a life can end: the reason of the state and the detail of the event.

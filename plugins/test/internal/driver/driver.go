@@ -1,7 +1,7 @@
 // Package driver is the test driver, and the one to read before writing another: a whole hypervisor driver whose hypervisor is a
 // folder of small files. Read it in this order: driver.go (what there is), start.go, stop.go and recover.go (the required methods that
-// make and end lives), guest.go (one life), lifecycle.go (changes of state), then the optional services console.go, screen.go,
-// stats.go and capabilities.go. Package fault tells how to make it fail at any point.
+// make and end lives), guest.go (one life), lifecycle.go (changes of state), then the optional services save.go, console.go,
+// screen.go, stats.go and capabilities.go. Package fault tells how to make it fail at any point.
 //
 // The core owns the definitions. The driver owns nothing that it cannot find again: a guest is a file (package record), a life that
 // this process is in charge of is a guest in memory, made by Start or Recover. Descriptors of locks are kept open by this process
@@ -53,6 +53,7 @@ var (
 	_ hypervisor.Screenshooter = (*Driver)(nil)
 	_ hypervisor.Stats         = (*Driver)(nil)
 	_ hypervisor.Capabilities  = (*Driver)(nil)
+	_ hypervisor.Saver         = (*Driver)(nil)
 	_ plugin.Configurer        = (*Driver)(nil)
 	_ plugin.Closer            = (*Driver)(nil)
 )
@@ -101,13 +102,16 @@ func (d *Driver) Configure(_ context.Context, settings plugin.Settings) error {
 	return nil
 }
 
-// Close lets go of all guests, which live on.
-func (d *Driver) Close(context.Context) error {
+// Close lets go of all guests, which live on. Those that are being saved go on first.
+func (d *Driver) Close(ctx context.Context) error {
 	d.mu.Lock()
 	guests := d.guests
 	d.guests = make(map[string]*guest)
 	d.mu.Unlock()
 	for _, g := range guests {
+		if err := g.giveUpSave(ctx); err != nil {
+			d.log.Warn("guest is left in the middle of a save", "guest", g.identity.GetName(), "error", err)
+		}
 		g.release()
 	}
 	return nil

@@ -22,6 +22,7 @@ type guest struct {
 	leases   []*os.File
 	timers   []*time.Timer
 	consoles map[string]*console
+	saving   *saving // nil while nothing is saved
 	over     bool
 }
 

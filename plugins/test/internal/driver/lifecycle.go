@@ -65,6 +65,9 @@ func (d *Driver) Resume(ctx context.Context, req *pb.ResumeRequest) (*pb.ResumeR
 		if r.State != pb.State_STATE_PAUSED {
 			return nil, verr.New(verr.OperationInvalid, "domain is not paused")
 		}
+		if reason := req.GetReason(); reason != 0 {
+			return d.become(g, r, pb.State_STATE_RUNNING, reason, lifecycle(eventResumed, resumedFromSnapshot))
+		}
 		return d.become(g, r, pb.State_STATE_RUNNING, runningUnpaused, lifecycle(eventResumed, resumedUnpaused))
 	})
 	return &pb.ResumeResponse{Change: change}, err

@@ -19,34 +19,52 @@ type starting struct {
 	done   chan struct{}
 }
 
-// Start brings a guest to life by writing its record. Whatever fails afterwards takes the record away again.
+// Start brings a guest to life by writing its record.
 func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
-	if err := refuseProcess(req.GetResolved()); err != nil {
+	rsp, r, err := d.bringUp(ctx, req, "start", nil)
+	if err != nil {
 		return nil, err
+	}
+	rsp.Change = birth(r.State, r.Reason)
+	return rsp, nil
+}
+
+// bringUp makes a guest's record and changes it as the caller wants before it is written. Whatever fails afterwards takes the record away
+// again.
+func (d *Driver) bringUp(
+	ctx context.Context, req *pb.StartRequest, point string, change func(*record.Record) error,
+) (*pb.StartResponse, *record.Record, error) {
+	if err := refuseProcess(req.GetResolved()); err != nil {
+		return nil, nil, err
 	}
 	ctx, finish, err := d.beginStart(ctx, req.GetGuest())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer finish()
 	r, err := d.newRecord(req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if change != nil {
+		if err := change(r); err != nil {
+			return nil, nil, err
+		}
 	}
 	liveXML, err := domxml.SetID(req.GetXml(), req.GetId())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := d.hit(ctx, r.UUID, "start"); err != nil {
-		return nil, err
+	if err := d.hit(ctx, r.UUID, point); err != nil {
+		return nil, nil, err
 	}
 	leases, err := d.takeLeases(ctx, req.GetResolved().GetLeases())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := d.records.Save(r); err != nil {
 		closeAll(leases)
-		return nil, err
+		return nil, nil, err
 	}
 	g := d.takeCharge(req.GetGuest(), r, leases)
 	answered := false
@@ -55,11 +73,11 @@ func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResp
 			d.undo(g)
 		}
 	}()
-	if err := d.hit(ctx, r.UUID, "start.done"); err != nil {
-		return nil, err
+	if err := d.hit(ctx, r.UUID, point+".done"); err != nil {
+		return nil, nil, err
 	}
 	answered = true
-	return &pb.StartResponse{Handle: handleOf(r), Change: birth(r.State, r.Reason), LiveXml: liveXML}, nil
+	return &pb.StartResponse{Handle: handleOf(r), LiveXml: liveXML}, r, nil
 }
 
 // refuseProcess refuses locks that only a process can have: these guests are none.

@@ -10,8 +10,8 @@
 //	</metadata>
 //
 // An action is a chain in the grammar of package sdk/failpoint. Most points have two names: with the bare one nothing was done yet,
-// with ".done" all was done and only the answer is missing; Points lists them. A guest acts (see Acts) a number of milliseconds
-// after its start.
+// with ".done" all was done and only the answer is missing; "save.write" is passed when half of a guest is written. Points lists
+// them. A guest acts (see Acts) a number of milliseconds after its start.
 //
 // A Book is safe concurrently. It counts the passes of a guest's points for as long as the guest's text stays the same, over any
 // number of starts, until the process ends.
@@ -43,7 +43,7 @@ const (
 var Points = []string{
 	"validate", "start", "start.done", "stop", "stop.done", "recover", "inspect", "shutdown", "shutdown.done", "reboot",
 	"reboot.done", "reset", "suspend", "suspend.done", "resume", "resume.done", "send-key", "inject-nmi", "console", "screenshot",
-	"stats",
+	"stats", "save", "save.write", "save.done", "abort-save", "restore", "restore.done",
 }
 
 // Kinds of acts.

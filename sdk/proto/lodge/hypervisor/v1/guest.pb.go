@@ -334,6 +334,7 @@ type Event struct {
 	//	*Event_PmSuspend
 	//	*Event_MetadataChange
 	//	*Event_LeaseLost
+	//	*Event_JobCompleted
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -493,6 +494,15 @@ func (x *Event) GetLeaseLost() *LeaseLostEvent {
 	return nil
 }
 
+func (x *Event) GetJobCompleted() *JobCompletedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_JobCompleted); ok {
+			return x.JobCompleted
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -562,6 +572,11 @@ type Event_LeaseLost struct {
 	LeaseLost *LeaseLostEvent `protobuf:"bytes,13,opt,name=lease_lost,json=leaseLost,proto3,oneof"`
 }
 
+type Event_JobCompleted struct {
+	// VIR_DOMAIN_EVENT_ID_JOB_COMPLETED; the core's own.
+	JobCompleted *JobCompletedEvent `protobuf:"bytes,30,opt,name=job_completed,json=jobCompleted,proto3,oneof"`
+}
+
 func (*Event_Lifecycle) isEvent_Event() {}
 
 func (*Event_Reboot) isEvent_Event() {}
@@ -587,6 +602,8 @@ func (*Event_PmSuspend) isEvent_Event() {}
 func (*Event_MetadataChange) isEvent_Event() {}
 
 func (*Event_LeaseLost) isEvent_Event() {}
+
+func (*Event_JobCompleted) isEvent_Event() {}
 
 // LifecycleEvent is virDomainEventType with its detail.
 type LifecycleEvent struct {
@@ -1349,6 +1366,79 @@ func (x *LeaseLostEvent) GetDetail() string {
 	return ""
 }
 
+// JobCompletedEvent: a save has come to its end.
+type JobCompletedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// virDomainJobOperation: 2 save.
+	Operation int32 `protobuf:"varint,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// How long it took, in milliseconds.
+	ElapsedMs uint64 `protobuf:"varint,2,opt,name=elapsed_ms,json=elapsedMs,proto3" json:"elapsed_ms,omitempty"`
+	// Bytes that there were to be processed.
+	TotalBytes uint64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Bytes that were processed.
+	ProcessedBytes uint64 `protobuf:"varint,4,opt,name=processed_bytes,json=processedBytes,proto3" json:"processed_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *JobCompletedEvent) Reset() {
+	*x = JobCompletedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobCompletedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobCompletedEvent) ProtoMessage() {}
+
+func (x *JobCompletedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobCompletedEvent.ProtoReflect.Descriptor instead.
+func (*JobCompletedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *JobCompletedEvent) GetOperation() int32 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *JobCompletedEvent) GetElapsedMs() uint64 {
+	if x != nil {
+		return x.ElapsedMs
+	}
+	return 0
+}
+
+func (x *JobCompletedEvent) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *JobCompletedEvent) GetProcessedBytes() uint64 {
+	if x != nil {
+		return x.ProcessedBytes
+	}
+	return 0
+}
+
 // Summary is what lists show of a definition without parsing it.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1376,7 +1466,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1478,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1491,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Summary) GetUuid() string {
@@ -1487,7 +1577,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1589,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1602,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Resolved) GetCgroup() string {
@@ -1567,7 +1657,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1669,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1682,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Lease) GetToken() []byte {
@@ -1636,7 +1726,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1738,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1751,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Disk) GetTarget() string {
@@ -1702,7 +1792,7 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06Change\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.lodge.hypervisor.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\x122\n" +
-	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xaf\a\n" +
+	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xfe\a\n" +
 	"\x05Event\x12C\n" +
 	"\tlifecycle\x18\x01 \x01(\v2#.lodge.hypervisor.v1.LifecycleEventH\x00R\tlifecycle\x12:\n" +
 	"\x06reboot\x18\x02 \x01(\v2 .lodge.hypervisor.v1.RebootEventH\x00R\x06reboot\x12D\n" +
@@ -1721,7 +1811,8 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspend\x12S\n" +
 	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChange\x12D\n" +
 	"\n" +
-	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLostB\a\n" +
+	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLost\x12M\n" +
+	"\rjob_completed\x18\x1e \x01(\v2&.lodge.hypervisor.v1.JobCompletedEventH\x00R\fjobCompletedB\a\n" +
 	"\x05event\">\n" +
 	"\x0eLifecycleEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\x05R\x05event\x12\x16\n" +
@@ -1765,7 +1856,14 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12-\n" +
 	"\x06action\x18\x03 \x01(\x0e2\x15.lodge.lock.v1.ActionR\x06action\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"\xf9\x01\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x9a\x01\n" +
+	"\x11JobCompletedEvent\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\x05R\toperation\x12\x1d\n" +
+	"\n" +
+	"elapsed_ms\x18\x02 \x01(\x04R\telapsedMs\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
+	"totalBytes\x12'\n" +
+	"\x0fprocessed_bytes\x18\x04 \x01(\x04R\x0eprocessedBytes\"\xf9\x01\n" +
 	"\aSummary\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1815,7 +1913,7 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(State)(0),                  // 0: lodge.hypervisor.v1.State
 	(*Guest)(nil),               // 1: lodge.hypervisor.v1.Guest
@@ -1836,12 +1934,13 @@ var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(*PMSuspendEvent)(nil),      // 16: lodge.hypervisor.v1.PMSuspendEvent
 	(*MetadataChangeEvent)(nil), // 17: lodge.hypervisor.v1.MetadataChangeEvent
 	(*LeaseLostEvent)(nil),      // 18: lodge.hypervisor.v1.LeaseLostEvent
-	(*Summary)(nil),             // 19: lodge.hypervisor.v1.Summary
-	(*Resolved)(nil),            // 20: lodge.hypervisor.v1.Resolved
-	(*Lease)(nil),               // 21: lodge.hypervisor.v1.Lease
-	(*Disk)(nil),                // 22: lodge.hypervisor.v1.Disk
-	(v1.Action)(0),              // 23: lodge.lock.v1.Action
-	(*v1.Registration)(nil),     // 24: lodge.lock.v1.Registration
+	(*JobCompletedEvent)(nil),   // 19: lodge.hypervisor.v1.JobCompletedEvent
+	(*Summary)(nil),             // 20: lodge.hypervisor.v1.Summary
+	(*Resolved)(nil),            // 21: lodge.hypervisor.v1.Resolved
+	(*Lease)(nil),               // 22: lodge.hypervisor.v1.Lease
+	(*Disk)(nil),                // 23: lodge.hypervisor.v1.Disk
+	(v1.Action)(0),              // 24: lodge.lock.v1.Action
+	(*v1.Registration)(nil),     // 25: lodge.lock.v1.Registration
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -1859,17 +1958,18 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	16, // 12: lodge.hypervisor.v1.Event.pm_suspend:type_name -> lodge.hypervisor.v1.PMSuspendEvent
 	17, // 13: lodge.hypervisor.v1.Event.metadata_change:type_name -> lodge.hypervisor.v1.MetadataChangeEvent
 	18, // 14: lodge.hypervisor.v1.Event.lease_lost:type_name -> lodge.hypervisor.v1.LeaseLostEvent
-	11, // 15: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	11, // 16: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	23, // 17: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
-	21, // 18: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
-	22, // 19: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	24, // 20: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	19, // 15: lodge.hypervisor.v1.Event.job_completed:type_name -> lodge.hypervisor.v1.JobCompletedEvent
+	11, // 16: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	11, // 17: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	24, // 18: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
+	22, // 19: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
+	23, // 20: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
+	25, // 21: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -1891,6 +1991,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 		(*Event_PmSuspend)(nil),
 		(*Event_MetadataChange)(nil),
 		(*Event_LeaseLost)(nil),
+		(*Event_JobCompleted)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1898,7 +1999,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

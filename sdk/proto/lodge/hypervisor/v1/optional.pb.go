@@ -522,7 +522,10 @@ type ResumeRequest struct {
 	Handle *Handle `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
 	// Locks that were taken for it again. The guest is given their descriptors before its vCPUs run; those that it was given by an
 	// earlier resume may be taken from it then.
-	Leases        []*Lease `protobuf:"bytes,3,rep,name=leases,proto3" json:"leases,omitempty"`
+	Leases []*Lease `protobuf:"bytes,3,rep,name=leases,proto3" json:"leases,omitempty"`
+	// virDomainRunningReason that the state is to have: VIR_DOMAIN_RUNNING_RESTORED (3) after a restore; 0 leaves it to the driver. The event is
+	// then VIR_DOMAIN_EVENT_RESUMED_FROM_SNAPSHOT (2), as libvirt tells it.
+	Reason        int32 `protobuf:"varint,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +579,13 @@ func (x *ResumeRequest) GetLeases() []*Lease {
 		return x.Leases
 	}
 	return nil
+}
+
+func (x *ResumeRequest) GetReason() int32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
 }
 
 // ResumeResponse tells the change.
@@ -1848,11 +1858,12 @@ const file_lodge_hypervisor_v1_optional_proto_rawDesc = "" +
 	"\x05guest\x18\x01 \x01(\v2\x1a.lodge.hypervisor.v1.GuestR\x05guest\x123\n" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\"F\n" +
 	"\x0fSuspendResponse\x123\n" +
-	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xaa\x01\n" +
+	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xc2\x01\n" +
 	"\rResumeRequest\x120\n" +
 	"\x05guest\x18\x01 \x01(\v2\x1a.lodge.hypervisor.v1.GuestR\x05guest\x123\n" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\x122\n" +
-	"\x06leases\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.LeaseR\x06leases\"E\n" +
+	"\x06leases\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.LeaseR\x06leases\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\x05R\x06reason\"E\n" +
 	"\x0eResumeResponse\x123\n" +
 	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xc6\x01\n" +
 	"\x0eSendKeyRequest\x120\n" +

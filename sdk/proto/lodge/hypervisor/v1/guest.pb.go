@@ -334,6 +334,10 @@ type Event struct {
 	//	*Event_PmSuspend
 	//	*Event_MetadataChange
 	//	*Event_LeaseLost
+	//	*Event_DeviceAdded
+	//	*Event_DeviceRemoved
+	//	*Event_DeviceRemovalFailed
+	//	*Event_DiskChange
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -493,6 +497,42 @@ func (x *Event) GetLeaseLost() *LeaseLostEvent {
 	return nil
 }
 
+func (x *Event) GetDeviceAdded() *DeviceAddedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceAdded); ok {
+			return x.DeviceAdded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDeviceRemoved() *DeviceRemovedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceRemoved); ok {
+			return x.DeviceRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDeviceRemovalFailed() *DeviceRemovalFailedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceRemovalFailed); ok {
+			return x.DeviceRemovalFailed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDiskChange() *DiskChangeEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DiskChange); ok {
+			return x.DiskChange
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -562,6 +602,26 @@ type Event_LeaseLost struct {
 	LeaseLost *LeaseLostEvent `protobuf:"bytes,13,opt,name=lease_lost,json=leaseLost,proto3,oneof"`
 }
 
+type Event_DeviceAdded struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_ADDED.
+	DeviceAdded *DeviceAddedEvent `protobuf:"bytes,20,opt,name=device_added,json=deviceAdded,proto3,oneof"`
+}
+
+type Event_DeviceRemoved struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED.
+	DeviceRemoved *DeviceRemovedEvent `protobuf:"bytes,21,opt,name=device_removed,json=deviceRemoved,proto3,oneof"`
+}
+
+type Event_DeviceRemovalFailed struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED.
+	DeviceRemovalFailed *DeviceRemovalFailedEvent `protobuf:"bytes,22,opt,name=device_removal_failed,json=deviceRemovalFailed,proto3,oneof"`
+}
+
+type Event_DiskChange struct {
+	// VIR_DOMAIN_EVENT_ID_DISK_CHANGE.
+	DiskChange *DiskChangeEvent `protobuf:"bytes,23,opt,name=disk_change,json=diskChange,proto3,oneof"`
+}
+
 func (*Event_Lifecycle) isEvent_Event() {}
 
 func (*Event_Reboot) isEvent_Event() {}
@@ -587,6 +647,14 @@ func (*Event_PmSuspend) isEvent_Event() {}
 func (*Event_MetadataChange) isEvent_Event() {}
 
 func (*Event_LeaseLost) isEvent_Event() {}
+
+func (*Event_DeviceAdded) isEvent_Event() {}
+
+func (*Event_DeviceRemoved) isEvent_Event() {}
+
+func (*Event_DeviceRemovalFailed) isEvent_Event() {}
+
+func (*Event_DiskChange) isEvent_Event() {}
 
 // LifecycleEvent is virDomainEventType with its detail.
 type LifecycleEvent struct {
@@ -1349,6 +1417,217 @@ func (x *LeaseLostEvent) GetDetail() string {
 	return ""
 }
 
+// DeviceAddedEvent: a device was plugged in.
+type DeviceAddedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the device, for example "virtio-disk1".
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceAddedEvent) Reset() {
+	*x = DeviceAddedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceAddedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceAddedEvent) ProtoMessage() {}
+
+func (x *DeviceAddedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceAddedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceAddedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeviceAddedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DeviceRemovedEvent: a device is gone for sure.
+type DeviceRemovedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias that the device had.
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRemovedEvent) Reset() {
+	*x = DeviceRemovedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRemovedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRemovedEvent) ProtoMessage() {}
+
+func (x *DeviceRemovedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRemovedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceRemovedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeviceRemovedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DeviceRemovalFailedEvent: the guest has refused to give a device up.
+type DeviceRemovalFailedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the device.
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRemovalFailedEvent) Reset() {
+	*x = DeviceRemovalFailedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRemovalFailedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRemovalFailedEvent) ProtoMessage() {}
+
+func (x *DeviceRemovalFailedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRemovalFailedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceRemovalFailedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DeviceRemovalFailedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DiskChangeEvent: a drive has another medium, or none.
+type DiskChangeEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the drive.
+	Alias string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Path of the image that was in it, or empty.
+	OldPath string `protobuf:"bytes,2,opt,name=old_path,json=oldPath,proto3" json:"old_path,omitempty"`
+	// Path of the image that is in it, or empty.
+	NewPath string `protobuf:"bytes,3,opt,name=new_path,json=newPath,proto3" json:"new_path,omitempty"`
+	// virConnectDomainEventDiskChangeReason: 0 changed, 1 dropped because it is missing.
+	Reason        int32 `protobuf:"varint,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskChangeEvent) Reset() {
+	*x = DiskChangeEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskChangeEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskChangeEvent) ProtoMessage() {}
+
+func (x *DiskChangeEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskChangeEvent.ProtoReflect.Descriptor instead.
+func (*DiskChangeEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DiskChangeEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetOldPath() string {
+	if x != nil {
+		return x.OldPath
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetNewPath() string {
+	if x != nil {
+		return x.NewPath
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetReason() int32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
 // Summary is what lists show of a definition without parsing it.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1376,7 +1655,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1667,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[18]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1680,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{18}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Summary) GetUuid() string {
@@ -1487,7 +1766,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1778,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1791,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Resolved) GetCgroup() string {
@@ -1567,7 +1846,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1858,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1871,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Lease) GetToken() []byte {
@@ -1636,7 +1915,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1927,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1940,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Disk) GetTarget() string {
@@ -1702,7 +1981,7 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06Change\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.lodge.hypervisor.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\x122\n" +
-	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xaf\a\n" +
+	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xfb\t\n" +
 	"\x05Event\x12C\n" +
 	"\tlifecycle\x18\x01 \x01(\v2#.lodge.hypervisor.v1.LifecycleEventH\x00R\tlifecycle\x12:\n" +
 	"\x06reboot\x18\x02 \x01(\v2 .lodge.hypervisor.v1.RebootEventH\x00R\x06reboot\x12D\n" +
@@ -1721,7 +2000,12 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspend\x12S\n" +
 	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChange\x12D\n" +
 	"\n" +
-	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLostB\a\n" +
+	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLost\x12J\n" +
+	"\fdevice_added\x18\x14 \x01(\v2%.lodge.hypervisor.v1.DeviceAddedEventH\x00R\vdeviceAdded\x12P\n" +
+	"\x0edevice_removed\x18\x15 \x01(\v2'.lodge.hypervisor.v1.DeviceRemovedEventH\x00R\rdeviceRemoved\x12c\n" +
+	"\x15device_removal_failed\x18\x16 \x01(\v2-.lodge.hypervisor.v1.DeviceRemovalFailedEventH\x00R\x13deviceRemovalFailed\x12G\n" +
+	"\vdisk_change\x18\x17 \x01(\v2$.lodge.hypervisor.v1.DiskChangeEventH\x00R\n" +
+	"diskChangeB\a\n" +
 	"\x05event\">\n" +
 	"\x0eLifecycleEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\x05R\x05event\x12\x16\n" +
@@ -1765,7 +2049,18 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12-\n" +
 	"\x06action\x18\x03 \x01(\x0e2\x15.lodge.lock.v1.ActionR\x06action\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"\xf9\x01\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"(\n" +
+	"\x10DeviceAddedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"*\n" +
+	"\x12DeviceRemovedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"0\n" +
+	"\x18DeviceRemovalFailedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"u\n" +
+	"\x0fDiskChangeEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\x12\x19\n" +
+	"\bold_path\x18\x02 \x01(\tR\aoldPath\x12\x19\n" +
+	"\bnew_path\x18\x03 \x01(\tR\anewPath\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\x05R\x06reason\"\xf9\x01\n" +
 	"\aSummary\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1815,33 +2110,37 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
-	(State)(0),                  // 0: lodge.hypervisor.v1.State
-	(*Guest)(nil),               // 1: lodge.hypervisor.v1.Guest
-	(*Handle)(nil),              // 2: lodge.hypervisor.v1.Handle
-	(*Change)(nil),              // 3: lodge.hypervisor.v1.Change
-	(*Event)(nil),               // 4: lodge.hypervisor.v1.Event
-	(*LifecycleEvent)(nil),      // 5: lodge.hypervisor.v1.LifecycleEvent
-	(*RebootEvent)(nil),         // 6: lodge.hypervisor.v1.RebootEvent
-	(*RtcChangeEvent)(nil),      // 7: lodge.hypervisor.v1.RtcChangeEvent
-	(*WatchdogEvent)(nil),       // 8: lodge.hypervisor.v1.WatchdogEvent
-	(*IOErrorEvent)(nil),        // 9: lodge.hypervisor.v1.IOErrorEvent
-	(*GraphicsEvent)(nil),       // 10: lodge.hypervisor.v1.GraphicsEvent
-	(*GraphicsAddress)(nil),     // 11: lodge.hypervisor.v1.GraphicsAddress
-	(*TrayChangeEvent)(nil),     // 12: lodge.hypervisor.v1.TrayChangeEvent
-	(*BalloonChangeEvent)(nil),  // 13: lodge.hypervisor.v1.BalloonChangeEvent
-	(*AgentLifecycleEvent)(nil), // 14: lodge.hypervisor.v1.AgentLifecycleEvent
-	(*PMWakeupEvent)(nil),       // 15: lodge.hypervisor.v1.PMWakeupEvent
-	(*PMSuspendEvent)(nil),      // 16: lodge.hypervisor.v1.PMSuspendEvent
-	(*MetadataChangeEvent)(nil), // 17: lodge.hypervisor.v1.MetadataChangeEvent
-	(*LeaseLostEvent)(nil),      // 18: lodge.hypervisor.v1.LeaseLostEvent
-	(*Summary)(nil),             // 19: lodge.hypervisor.v1.Summary
-	(*Resolved)(nil),            // 20: lodge.hypervisor.v1.Resolved
-	(*Lease)(nil),               // 21: lodge.hypervisor.v1.Lease
-	(*Disk)(nil),                // 22: lodge.hypervisor.v1.Disk
-	(v1.Action)(0),              // 23: lodge.lock.v1.Action
-	(*v1.Registration)(nil),     // 24: lodge.lock.v1.Registration
+	(State)(0),                       // 0: lodge.hypervisor.v1.State
+	(*Guest)(nil),                    // 1: lodge.hypervisor.v1.Guest
+	(*Handle)(nil),                   // 2: lodge.hypervisor.v1.Handle
+	(*Change)(nil),                   // 3: lodge.hypervisor.v1.Change
+	(*Event)(nil),                    // 4: lodge.hypervisor.v1.Event
+	(*LifecycleEvent)(nil),           // 5: lodge.hypervisor.v1.LifecycleEvent
+	(*RebootEvent)(nil),              // 6: lodge.hypervisor.v1.RebootEvent
+	(*RtcChangeEvent)(nil),           // 7: lodge.hypervisor.v1.RtcChangeEvent
+	(*WatchdogEvent)(nil),            // 8: lodge.hypervisor.v1.WatchdogEvent
+	(*IOErrorEvent)(nil),             // 9: lodge.hypervisor.v1.IOErrorEvent
+	(*GraphicsEvent)(nil),            // 10: lodge.hypervisor.v1.GraphicsEvent
+	(*GraphicsAddress)(nil),          // 11: lodge.hypervisor.v1.GraphicsAddress
+	(*TrayChangeEvent)(nil),          // 12: lodge.hypervisor.v1.TrayChangeEvent
+	(*BalloonChangeEvent)(nil),       // 13: lodge.hypervisor.v1.BalloonChangeEvent
+	(*AgentLifecycleEvent)(nil),      // 14: lodge.hypervisor.v1.AgentLifecycleEvent
+	(*PMWakeupEvent)(nil),            // 15: lodge.hypervisor.v1.PMWakeupEvent
+	(*PMSuspendEvent)(nil),           // 16: lodge.hypervisor.v1.PMSuspendEvent
+	(*MetadataChangeEvent)(nil),      // 17: lodge.hypervisor.v1.MetadataChangeEvent
+	(*LeaseLostEvent)(nil),           // 18: lodge.hypervisor.v1.LeaseLostEvent
+	(*DeviceAddedEvent)(nil),         // 19: lodge.hypervisor.v1.DeviceAddedEvent
+	(*DeviceRemovedEvent)(nil),       // 20: lodge.hypervisor.v1.DeviceRemovedEvent
+	(*DeviceRemovalFailedEvent)(nil), // 21: lodge.hypervisor.v1.DeviceRemovalFailedEvent
+	(*DiskChangeEvent)(nil),          // 22: lodge.hypervisor.v1.DiskChangeEvent
+	(*Summary)(nil),                  // 23: lodge.hypervisor.v1.Summary
+	(*Resolved)(nil),                 // 24: lodge.hypervisor.v1.Resolved
+	(*Lease)(nil),                    // 25: lodge.hypervisor.v1.Lease
+	(*Disk)(nil),                     // 26: lodge.hypervisor.v1.Disk
+	(v1.Action)(0),                   // 27: lodge.lock.v1.Action
+	(*v1.Registration)(nil),          // 28: lodge.lock.v1.Registration
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -1859,17 +2158,21 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	16, // 12: lodge.hypervisor.v1.Event.pm_suspend:type_name -> lodge.hypervisor.v1.PMSuspendEvent
 	17, // 13: lodge.hypervisor.v1.Event.metadata_change:type_name -> lodge.hypervisor.v1.MetadataChangeEvent
 	18, // 14: lodge.hypervisor.v1.Event.lease_lost:type_name -> lodge.hypervisor.v1.LeaseLostEvent
-	11, // 15: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	11, // 16: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	23, // 17: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
-	21, // 18: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
-	22, // 19: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	24, // 20: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	19, // 15: lodge.hypervisor.v1.Event.device_added:type_name -> lodge.hypervisor.v1.DeviceAddedEvent
+	20, // 16: lodge.hypervisor.v1.Event.device_removed:type_name -> lodge.hypervisor.v1.DeviceRemovedEvent
+	21, // 17: lodge.hypervisor.v1.Event.device_removal_failed:type_name -> lodge.hypervisor.v1.DeviceRemovalFailedEvent
+	22, // 18: lodge.hypervisor.v1.Event.disk_change:type_name -> lodge.hypervisor.v1.DiskChangeEvent
+	11, // 19: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	11, // 20: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	27, // 21: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
+	25, // 22: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
+	26, // 23: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
+	28, // 24: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -1891,6 +2194,10 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 		(*Event_PmSuspend)(nil),
 		(*Event_MetadataChange)(nil),
 		(*Event_LeaseLost)(nil),
+		(*Event_DeviceAdded)(nil),
+		(*Event_DeviceRemoved)(nil),
+		(*Event_DeviceRemovalFailed)(nil),
+		(*Event_DiskChange)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1898,7 +2205,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

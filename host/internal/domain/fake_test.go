@@ -39,6 +39,7 @@ type fakeDriver struct {
 	// resumed counts the locks of each Resume; stubborn refuses it.
 	resumed  []int
 	stubborn error
+	fakeDevices
 }
 
 func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
@@ -100,7 +101,7 @@ func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.Rec
 	switch {
 	case ok && gen == req.Guest.Generation:
 		return &pb.RecoverResponse{
-			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml,
+			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: f.liveXML(req.Guest, req.Xml),
 			Change: &pb.Change{State: pb.State_STATE_RUNNING, Reason: 1},
 		}, nil
 	case ok:
@@ -175,6 +176,8 @@ type fakeLocks struct {
 	file *os.File // given with each lock
 	// state is what the last Acquire brought.
 	state []byte
+	// away fails every call.
+	away error
 }
 
 func (l *fakeLocks) Prepare(context.Context, Owner, Wants) (Prepared, error) { return Prepared{}, nil }
@@ -182,6 +185,9 @@ func (l *fakeLocks) Prepare(context.Context, Owner, Wants) (Prepared, error) { r
 func (l *fakeLocks) Acquire(_ context.Context, o Owner, wants Wants) ([]HeldLock, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.away != nil {
+		return nil, l.away
+	}
 	for _, d := range wants.Disks {
 		if h, ok := l.held[d.Path]; ok && (h.UUID != o.UUID || h.Generation != o.Generation) {
 			return nil, verr.New(verr.ResourceBusy, "%s is locked by %s", d.Path, h.Name)
@@ -205,6 +211,9 @@ func (l *fakeLocks) Reaffirm(context.Context, Owner, Wants, []HeldLock) ([]HeldL
 func (l *fakeLocks) Release(_ context.Context, o Owner, what Release) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.away != nil {
+		return nil, l.away
+	}
 	for path, h := range l.held {
 		only := what.Only == nil
 		if !only {
@@ -268,6 +277,7 @@ func (b *bench) up() {
 	b.server = grpc.NewServer()
 	pb.RegisterDriverServiceServer(b.server, b.driver)
 	pb.RegisterLifecycleServiceServer(b.server, b.driver)
+	pb.RegisterDeviceServiceServer(b.server, &b.driver.fakeDevices)
 	go b.server.Serve(lis)
 	var err error
 	b.conn, err = grpc.NewClient("passthrough:fake", grpc.WithTransportCredentials(insecure.NewCredentials()),

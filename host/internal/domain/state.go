@@ -20,6 +20,8 @@ type state struct {
 	handle     *pb.Handle
 	// lockState is what the lock manager wants when a suspended guest goes on.
 	lockState []byte
+	// loose are locks that may be held and are to be freed unless the live definition needs them.
+	loose Wants
 	// hidden: a definition is being made and not yet on disk.
 	hidden bool
 	// gone: the domain was removed; whoever still holds it gets NoDomain.
@@ -35,6 +37,7 @@ func (s *state) record() *catalog.Domain {
 			MaxVCPUs: s.MaxVCPUs, VCPUs: s.VCPUs, HasSecrets: s.hasSecrets,
 		},
 		Generation: s.Generation, Phase: s.phase, Paused: s.paused, LockState: s.lockState,
+		Loose: s.loose.record(),
 	}
 	if s.phase != catalog.Inactive {
 		r.ID = s.reservedID
@@ -57,7 +60,7 @@ func fromRecord(r *catalog.Domain) state {
 			MaxVCPUs: r.Summary.MaxVCPUs, VCPUs: r.Summary.VCPUs, Generation: r.Generation,
 		},
 		phase: r.Phase, paused: r.Paused, seed: r.Seed, hasSecrets: r.Summary.HasSecrets,
-		lockState: r.LockState,
+		lockState: r.LockState, loose: wantsFrom(r.Loose),
 	}
 	if h := r.Handle; h != nil {
 		s.handle = &pb.Handle{Version: h.Version, Data: h.Data, Pid: h.PID, StartTime: h.StartTime, Cgroup: h.Cgroup}

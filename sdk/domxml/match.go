@@ -2,6 +2,7 @@ package domxml
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -128,4 +129,21 @@ func within(want, have reflect.Value) bool {
 		return true
 	}
 	return want.IsZero() || want.Equal(have)
+}
+
+// Difference names the first attribute or child that a device has set and another one of its kind has otherwise, or returns nothing. Some
+// may be left out, by their names in XML; aliases are.
+func Difference(want, have Device, but ...string) string {
+	a, b := reflect.ValueOf(want.Value).Elem(), reflect.ValueOf(have.Value).Elem()
+	for i := range a.NumField() {
+		f := a.Type().Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("xml"), ",")
+		if f.Name == "XMLName" || f.Name == "Alias" || slices.Contains(but, name) {
+			continue
+		}
+		if !within(a.Field(i), b.Field(i)) {
+			return name
+		}
+	}
+	return ""
 }

@@ -95,7 +95,7 @@ func (s *start) run(ctx context.Context) (*pb.StartResponse, error) {
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml}, nil
+	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml()}, nil
 }
 
 func (l *life) handle(id process.ID) *pb.Handle {

@@ -43,6 +43,15 @@ func (f *fakeDevices) liveXML(g *pb.Guest, otherwise string) string {
 	return otherwise
 }
 
+func (f *fakeDevices) setText(id, text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.texts == nil {
+		f.texts = map[string]string{}
+	}
+	f.texts[id] = text
+}
+
 func (f *fakeDevices) hit(point string) error {
 	f.mu.Lock()
 	at := f.at
@@ -109,12 +118,7 @@ func (f *fakeDevices) edit(point string, g *pb.Guest, live, device string) (stri
 	if err != nil {
 		return "", verr.Status(err)
 	}
-	f.mu.Lock()
-	if f.texts == nil {
-		f.texts = map[string]string{}
-	}
-	f.texts[g.Uuid] = text
-	f.mu.Unlock()
+	f.setText(g.Uuid, text)
 	return text, f.hit(point + ".done")
 }
 

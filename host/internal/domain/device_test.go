@@ -308,14 +308,78 @@ func TestGuestThatTakesItsTimeKeepsTheLock(t *testing.T) {
 				t.Error(diff)
 			}
 			b.has(d, "/images/b", true, false, "/images/b", "/images/guest")
-			without := strings.Replace(before, "/images/b", "/images/guest", 1) // as if another device had the image of the first
+			without := strings.NewReplacer("/images/b", "/images/guest", "new-disk", "old-disk").Replace(before) // another device has the first one's image
+			b.driver.setText(g.Uuid, without)
 			b.driver.events <- &pb.WatchEvent{Seq: 2, Guest: g, Change: &pb.Change{Events: []*pb.Event{removed}}, LiveXml: without}
-			if diff := cmp.Diff([]string{"-new-disk"}, heard(t, sub, 1)); diff != "" {
+			if diff := cmp.Diff([]string{"-new-disk", "+old-disk"}, heard(t, sub, 2)); diff != "" {
 				t.Error(diff)
 			}
 			b.has(d, "/images/b", false, false, "/images/guest")
 		})
 	}
+}
+
+// TestEventThatWasOvertaken tells of a device that has gone after the answer to a later call has arrived.
+func TestEventThatWasOvertaken(t *testing.T) {
+	b := newBench(t)
+	d := b.running()
+	w := b.Watcher()
+	stream, _, err := w.Open(t.Context(), pb.NewDriverServiceClient(b.conn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go w.Follow(stream)
+	old, _ := d.XML(0)
+	if err := d.AttachDevice(t.Context(), disk("vdb", "/images/b"), affectLive); err != nil {
+		t.Fatal(err)
+	}
+	sub := b.bus.Subscribe()
+	defer sub.Close()
+	gone := &pb.Event{Event: &pb.Event_DeviceRemoved{DeviceRemoved: &pb.DeviceRemovedEvent{Alias: "another"}}}
+	other := &pb.Event{Event: &pb.Event_DeviceRemovalFailed{DeviceRemovalFailed: &pb.DeviceRemovalFailedEvent{Alias: "third"}}}
+	b.driver.events <- &pb.WatchEvent{
+		Seq: 1, Guest: d.state.Load().guest("default"), Change: &pb.Change{Events: []*pb.Event{gone, other}}, LiveXml: old,
+	}
+	if diff := cmp.Diff([]string{"!third"}, heard(t, sub, 1)); diff != "" {
+		t.Error(diff)
+	}
+	b.has(d, "/images/b", true, false, "/images/b", "/images/guest")
+}
+
+// TestLockDaemonThatComesBackBeforeTheDriverFreesNothing has a core that was killed in the middle of an attach: what it has on disk is older than
+// what the guest has.
+func TestLockDaemonThatComesBackBeforeTheDriverFreesNothing(t *testing.T) {
+	b := newBench(t)
+	d := b.running()
+	reached, hold, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	b.driver.pass(func(point string) error {
+		if point == "attach.done" {
+			close(reached)
+			<-hold
+		}
+		return nil
+	})
+	go func() { defer close(ended); _ = d.AttachDevice(t.Context(), disk("vdb", "/images/b"), affectLive) }()
+	<-reached
+	b.conn.Close()
+	b.cat.Close()
+	b.driver.pass(nil)
+	close(hold)
+	b.server.Stop()
+	<-ended
+	b.up()
+	b.Reaffirm(t.Context())
+	if diff := cmp.Diff([]string{"/images/b", "/images/guest"}, b.locks.locked()); diff != "" {
+		t.Errorf("locks before the driver was asked: %s", diff)
+	}
+	if err := b.Recover(t.Context(), pb.NewDriverServiceClient(b.conn)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.ByName("guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.has(again, "/images/b", true, false, "/images/b", "/images/guest")
 }
 
 func TestLockThatCannotBeFreedIsFreedLater(t *testing.T) {

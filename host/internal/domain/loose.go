@@ -71,6 +71,7 @@ func (j *job) leaseMore(s *state, more Wants) ([]HeldLock, error) {
 		return nil, err
 	}
 	held, err := locks.Acquire(j.ctx, j.d.owner(s), more)
+	j.d.inv.cfg.Log.Debug("locks for a device", "guest", s.Name, "gen", s.Generation, "disks", more.Disks, "leases", more.Leases, "error", err)
 	if err != nil {
 		j.tidy(s) // it may have been granted without our hearing of it
 	}
@@ -91,9 +92,10 @@ func (j *job) loosen(s *state, live string) error {
 	return nil
 }
 
-// tidy frees loose locks. What cannot be freed now stays on disk, for the next time that the guest or the lock manager is looked at.
+// tidy frees loose locks, if the live definition is that of the driver's present process: after a crash it may be older than what the guest has,
+// until the driver was asked. What cannot be freed now stays on disk, for the next time that guest or lock manager are looked at.
 func (j *job) tidy(s *state) {
-	if s.loose.none() {
+	if s.loose.none() || s.Unknown || j.d.recovered == 0 || j.d.recovered != j.d.inv.cfg.Incarnation() {
 		return
 	}
 	wants, err := j.wants(s)
@@ -117,7 +119,10 @@ func (j *job) unleaseSome(s *state, some Wants) error {
 	}
 	ctx, cancel := detached(j.ctx)
 	defer cancel()
-	if _, err := j.d.inv.cfg.Locks.Release(ctx, j.d.owner(s), Release{Only: &some}); err != nil {
+	_, err := j.d.inv.cfg.Locks.Release(ctx, j.d.owner(s), Release{Only: &some})
+	j.d.inv.cfg.Log.Debug("locks of devices that are not there", "guest", s.Name, "gen", s.Generation, "during", j.what,
+		"disks", some.Disks, "leases", some.Leases, "error", err)
+	if err != nil {
 		return err
 	}
 	var kept []HeldLock

@@ -42,6 +42,7 @@ func (d *Driver) DetachDevice(ctx context.Context, req *pb.DetachDeviceRequest) 
 		}
 	}
 	if err := c.life.drop(ctx, c.talk, dev); err != nil {
+		c.life.devices.overdue.Store(true)
 		return nil, verr.New(verr.OperationFailed, "device '%s' has left the guest, and not QEMU yet: %w", dev.Alias(), err)
 	}
 	if err := c.guest.SetFacts(ctx, facts(c.life.live())); err != nil {

@@ -1365,7 +1365,8 @@ type WatchEvent struct {
 	Guest *Guest `protobuf:"bytes,3,opt,name=guest,proto3" json:"guest,omitempty"`
 	// What happened.
 	Change *Change `protobuf:"bytes,4,opt,name=change,proto3" json:"change,omitempty"`
-	// The live XML, where it changed.
+	// The live XML, where it changed. The answer of a later call may overtake the event, so the core asks Recover for the present one, and
+	// tells by what has changed in it which devices came and went.
 	LiveXml       string `protobuf:"bytes,5,opt,name=live_xml,json=liveXml,proto3" json:"live_xml,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -85,6 +85,8 @@ type guest struct {
 	xml    string
 	id     int32
 	handle *pb.Handle
+	// live is the live definition as the core knows it.
+	live string
 }
 
 // newGuest defines a guest; whatever becomes of it, it is stopped at the end.
@@ -136,7 +138,7 @@ func (b *bench) start(g *guest, leases ...*pb.Lease) *pb.StartResponse {
 	if err != nil {
 		b.Fatalf("start guest %q: %v", g.Name, err)
 	}
-	g.handle = rsp.GetHandle()
+	g.handle, g.live = rsp.GetHandle(), rsp.GetLiveXml()
 	return rsp
 }
 

@@ -30,6 +30,8 @@ type Factory struct {
 	Connection string
 	// Definition is a guest that starts quickly, needs nothing from the host, and has a serial port if the driver has consoles.
 	Definition func(name, uuid string) string
+	// Device is a disk that can be attached to the guest, and that the guest gives up at once. Without it nothing is checked of devices.
+	Device func(t *testing.T) string
 	// Kill ends a guest behind the driver's back, as a crash of its process does. Without it nothing is checked of guests
 	// that end by themselves.
 	Kill func(t *testing.T, guest *pb.Guest, handle *pb.Handle, settings plugin.Settings)
@@ -67,6 +69,10 @@ var checks = []check{
 	{"a lock that never comes fails the start", missingLockFailsStart},
 	{"suspend and resume", suspendAndResume},
 	{"nothing can be done to a guest that is off", nothingToDoWhenOff},
+	{"a device comes and goes", deviceComesAndGoes},
+	{"a device is there after a restart", deviceOutlivesTheDriver},
+	{"the lock of a device is held while the guest has it", deviceLockIsHeld},
+	{"a refused device leaves nothing", refusedDeviceLeavesNothing},
 	{"services that are declared answer", declaredServicesAnswer},
 	{"services that are not declared are refused", undeclaredServicesRefuse},
 	{"a console connects once", consoleConnectsOnce},

@@ -36,7 +36,7 @@ func LocalDisks(d *libvirtxml.Domain) []LockedDisk {
 	}
 	var disks []LockedDisk
 	for _, disk := range d.Devices.Disks {
-		path := localPath(disk.Source)
+		path := SourcePath(disk.Source)
 		if path == "" {
 			continue
 		}
@@ -53,7 +53,8 @@ func LocalDisks(d *libvirtxml.Domain) []LockedDisk {
 	return disks
 }
 
-func localPath(s *libvirtxml.DomainDiskSource) string {
+// SourcePath returns the path on this machine of the image of a disk, or empty for one that has none or has it elsewhere.
+func SourcePath(s *libvirtxml.DomainDiskSource) string {
 	switch {
 	case s == nil:
 		return ""

@@ -87,3 +87,42 @@ func (o *outline) setChild(name, element string) (string, error) {
 	}
 	return o.doc[:at] + element + o.doc[at:], nil
 }
+
+// ownTexts are the children of <domain> that mean nothing to a hypervisor.
+var ownTexts = []string{"title", "description", "metadata"}
+
+// KeepTexts returns a definition with the title, description and metadata of another one.
+func KeepTexts(from, doc string) (string, error) {
+	source, err := readOutline(from)
+	if err != nil {
+		return "", err
+	}
+	changed := false
+	for _, name := range ownTexts {
+		o, err := readOutline(doc)
+		if err != nil {
+			return "", err
+		}
+		want, have := source.element(name), o.element(name)
+		if want == have {
+			continue
+		}
+		changed = true
+		if doc, err = o.setChild(name, want); err != nil {
+			return "", err
+		}
+	}
+	if !changed {
+		return doc, nil
+	}
+	return Reformat(doc)
+}
+
+// element is a child of the root as it stands in the document, or empty.
+func (o *outline) element(name string) string {
+	c, ok := o.child(name)
+	if !ok {
+		return ""
+	}
+	return o.doc[c.start:c.end]
+}

@@ -56,6 +56,16 @@ type Keyboard interface {
 	InjectNMI(ctx context.Context, req *pb.InjectNMIRequest) (*pb.InjectNMIResponse, error)
 }
 
+// Devices is optional: changing the devices of a living guest. A change that was cut off is settled by Recover.
+type Devices interface {
+	// AttachDevice plugs a device in, or leaves nothing of it.
+	AttachDevice(ctx context.Context, req *pb.AttachDeviceRequest) (*pb.AttachDeviceResponse, error)
+	// DetachDevice asks the guest to give a device up, and says whether it is gone.
+	DetachDevice(ctx context.Context, req *pb.DetachDeviceRequest) (*pb.DetachDeviceResponse, error)
+	// UpdateDevice changes the medium of a drive, the link of a network card and the like.
+	UpdateDevice(ctx context.Context, req *pb.UpdateDeviceRequest) (*pb.UpdateDeviceResponse, error)
+}
+
 // Console is optional: connecting to character devices.
 type Console interface {
 	// OpenConsole connects to a device. Read returns io.EOF when the device or the guest is gone; Close unblocks Read and

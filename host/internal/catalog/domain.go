@@ -41,6 +41,8 @@ type Domain struct {
 	Paused bool `json:"paused,omitempty"`
 	// LockState is what the lock manager wants to see again when a suspended guest goes on.
 	LockState []byte `json:"lock_state,omitempty"`
+	// Loose are locks that may be held for the guest and are to be freed unless its live definition needs them.
+	Loose []Lock `json:"loose,omitempty"`
 	// Handle is the driver's, for phase Active.
 	Handle *Handle `json:"handle,omitempty"`
 	// Saved says that the managed file has the state that the guest goes on from at its next start.
@@ -74,6 +76,18 @@ type Restoring struct {
 	Run bool `json:"run,omitempty"`
 	// Wish says that it stays paused by a wish, and not because it was paused when it was saved.
 	Wish bool `json:"wish,omitempty"`
+}
+
+// Lock is what a lock manager locks: a disk by its path, or a lease by its name.
+type Lock struct {
+	Disk   string `json:"disk,omitempty"`
+	Target string `json:"target,omitempty"`
+	Shared bool   `json:"shared,omitempty"`
+
+	Lockspace string `json:"lockspace,omitempty"`
+	Key       string `json:"key,omitempty"`
+	Path      string `json:"path,omitempty"`
+	Offset    uint64 `json:"offset,omitempty"`
 }
 
 // Summary is what lists show of the definition.

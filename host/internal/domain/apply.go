@@ -10,7 +10,10 @@ import (
 const eventStopped = 5
 
 // apply makes a change that a driver reported true: state, live XML, events in order. A guest that has ended is cleared away.
-func (j *job) apply(c *pb.Change, liveXML string) error {
+func (j *job) apply(c *pb.Change, liveXML string) error { return j.applyWith(c, liveXML, nil) }
+
+// applyWith also makes another definition the one that outlives the guest, in the same moment. Locks of devices that have gone are freed.
+func (j *job) applyWith(c *pb.Change, liveXML string, config *newConfig) error {
 	s := *j.d.state.Load()
 	if s.phase == catalog.Inactive {
 		return nil
@@ -26,19 +29,38 @@ func (j *job) apply(c *pb.Change, liveXML string) error {
 			s.MemoryKiB = b.ActualKib
 		}
 	}
-	if liveXML != "" {
-		liveXML = j.d.keepOwn(liveXML)
-		err := j.save(&s, func(tx *catalog.Tx) error { return tx.PutLive(j.d.inv.cfg.URI, j.d.uuid, liveXML) })
-		if err != nil {
-			return err
-		}
-	} else {
-		j.d.show(&s) // what a guest does is asked of its driver after a restart, so it need not be on disk
+	if err := j.keep(&s, liveXML, config); err != nil {
+		return err
 	}
+	j.tidy(&s) // before anybody hears that a device is gone, and uses its image elsewhere
 	for _, e := range c.GetEvents() {
 		j.d.inv.publish(s.View, e)
 	}
 	return nil
+}
+
+// keep makes a state of a living guest true, with definitions that are new. What a guest does is asked of its driver after a restart, so
+// it need not be on disk.
+func (j *job) keep(s *state, liveXML string, config *newConfig) error {
+	if liveXML == "" && config == nil {
+		j.d.show(s)
+		return nil
+	}
+	if liveXML != "" {
+		liveXML = j.d.keepOwn(liveXML)
+		if err := j.loosen(s, liveXML); err != nil {
+			return err
+		}
+	}
+	config.describe(s)
+	return j.save(s, func(tx *catalog.Tx) error {
+		if liveXML != "" {
+			if err := tx.PutLive(j.d.inv.cfg.URI, j.d.uuid, liveXML); err != nil {
+				return err
+			}
+		}
+		return config.put(tx, j.d)
+	})
 }
 
 // ended reports whether no guest lives in a state.

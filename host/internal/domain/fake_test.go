@@ -40,19 +40,7 @@ type fakeDriver struct {
 	// resumed counts the locks of each Resume; stubborn refuses it.
 	resumed  []int
 	stubborn error
-	// pass runs at points of a save or restore; an error ends the call there.
-	pass func(point string) error
-}
-
-// at passes a point.
-func (f *fakeDriver) at(point string) error {
-	f.mu.Lock()
-	pass := f.pass
-	f.mu.Unlock()
-	if pass == nil {
-		return nil
-	}
-	return pass(point)
+	fakeDevices
 }
 
 func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
@@ -98,14 +86,14 @@ func (f *fakeDriver) Start(ctx context.Context, req *pb.StartRequest) (*pb.Start
 }
 
 func (f *fakeDriver) Stop(_ context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
-	if err := f.at("stop"); err != nil {
+	if err := f.hit("stop"); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	delete(f.alive, req.Guest.Uuid)
 	delete(f.stands, req.Guest.Uuid)
 	f.mu.Unlock()
-	if err := f.at("stop.done"); err != nil {
+	if err := f.hit("stop.done"); err != nil {
 		return nil, err
 	}
 	return &pb.StopResponse{Change: &pb.Change{
@@ -125,7 +113,8 @@ func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.Rec
 	switch {
 	case ok && gen == req.Guest.Generation:
 		return &pb.RecoverResponse{
-			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Xml, Change: change,
+			Verdict: pb.Verdict_VERDICT_RUNNING, Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: f.liveXML(req.Guest, req.Xml),
+			Change: change,
 		}, nil
 	case ok:
 		return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_FOREIGN}, nil
@@ -147,7 +136,7 @@ func (f *fakeDriver) Suspend(_ context.Context, req *pb.SuspendRequest) (*pb.Sus
 }
 
 func (f *fakeDriver) Resume(_ context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
-	if err := f.at("resume"); err != nil {
+	if err := f.hit("resume"); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
@@ -158,7 +147,7 @@ func (f *fakeDriver) Resume(_ context.Context, req *pb.ResumeRequest) (*pb.Resum
 	f.resumed = append(f.resumed, len(req.Leases))
 	delete(f.stands, req.Guest.Uuid)
 	f.mu.Unlock()
-	if err := f.at("resume.done"); err != nil {
+	if err := f.hit("resume.done"); err != nil {
 		return nil, err
 	}
 	change := &pb.Change{State: pb.State_STATE_RUNNING, Reason: 5, Events: []*pb.Event{lifecycle(4, 0)}}
@@ -218,6 +207,8 @@ type fakeLocks struct {
 	file *os.File // given with each lock
 	// state is what the last Acquire brought.
 	state []byte
+	// away fails every call.
+	away error
 }
 
 func (l *fakeLocks) Prepare(context.Context, Owner, Wants) (Prepared, error) { return Prepared{}, nil }
@@ -225,6 +216,9 @@ func (l *fakeLocks) Prepare(context.Context, Owner, Wants) (Prepared, error) { r
 func (l *fakeLocks) Acquire(_ context.Context, o Owner, wants Wants) ([]HeldLock, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.away != nil {
+		return nil, l.away
+	}
 	for _, d := range wants.Disks {
 		if h, ok := l.held[d.Path]; ok && (h.UUID != o.UUID || h.Generation != o.Generation) {
 			return nil, verr.New(verr.ResourceBusy, "%s is locked by %s", d.Path, h.Name)
@@ -248,6 +242,9 @@ func (l *fakeLocks) Reaffirm(context.Context, Owner, Wants, []HeldLock) ([]HeldL
 func (l *fakeLocks) Release(_ context.Context, o Owner, what Release) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.away != nil {
+		return nil, l.away
+	}
 	for path, h := range l.held {
 		only := what.Only == nil
 		if !only {
@@ -316,6 +313,7 @@ func (b *bench) up() {
 	pb.RegisterDriverServiceServer(b.server, b.driver)
 	pb.RegisterLifecycleServiceServer(b.server, b.driver)
 	pb.RegisterSaveServiceServer(b.server, &fakeSaver{driver: b.driver, files: &b.files})
+	pb.RegisterDeviceServiceServer(b.server, &b.driver.fakeDevices)
 	go b.server.Serve(lis)
 	var err error
 	b.conn, err = grpc.NewClient("passthrough:fake", grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -102,48 +102,6 @@ func (j *job) wants(s *state) (Wants, error) {
 	return wants, err
 }
 
-// leaseMore takes further locks for a living guest and hands them to its driver, before a device that needs them is attached.
-func (j *job) leaseMore(s *state, more Wants) ([]*pb.Lease, error) {
-	if more.none() {
-		return nil, nil
-	}
-	held, err := j.d.inv.cfg.Locks.Acquire(j.ctx, j.d.owner(s), more)
-	if err != nil {
-		return nil, err
-	}
-	leases, err := j.hand(held)
-	if s.PID == 0 && err == nil {
-		j.d.leases = append(j.d.leases, held...)
-		return leases, nil
-	}
-	closeAll(held)
-	if err != nil {
-		j.unleaseSome(s, more)
-	}
-	return leases, err
-}
-
-// unleaseSome frees some locks of a living guest, after the devices that needed them are gone.
-func (j *job) unleaseSome(s *state, some Wants) {
-	if some.none() {
-		return
-	}
-	gone := map[string]bool{}
-	for _, d := range some.Disks {
-		gone[d.Path] = true
-	}
-	var kept []HeldLock
-	for _, h := range j.d.leases {
-		if !gone[h.Disk] {
-			kept = append(kept, h)
-		} else if h.File != nil {
-			h.File.Close()
-		}
-	}
-	j.d.leases = kept
-	j.release(s, Release{Only: &some})
-}
-
 // yield gives the locks of a guest up whose vCPUs were stopped by request. One that cannot be given up now is had again by relock.
 func (j *job) yield(s *state) {
 	j.closeLeases()
@@ -197,7 +155,7 @@ func (j *job) release(s *state, what Release) []byte {
 // unlease frees the locks of one life. A lock manager that is away frees them when it is back and asks what is still in use.
 func (j *job) unlease(s *state) {
 	j.closeLeases()
-	s.lockState = nil
+	s.lockState, s.loose = nil, Wants{}
 	j.release(s, Release{})
 }
 
@@ -246,6 +204,8 @@ func (j *job) reaffirm(ctx context.Context) []LostLock {
 	if s.phase != catalog.Active {
 		return nil
 	}
+	now := *s
+	j.tidy(&now)
 	wants, err := j.wants(s)
 	if s.State == Paused {
 		wants = Wants{} // it may have given them up, and gets them again before it goes on

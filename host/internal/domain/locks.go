@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/google/uuid"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
@@ -126,12 +127,19 @@ func wantsOf(xml string) (Wants, error) {
 	if err != nil {
 		return Wants{}, err
 	}
-	w := Wants{OnFailure: lockActions[action]}
+	w := lockedBy(def)
+	w.OnFailure = lockActions[action]
+	return w, nil
+}
+
+// lockedBy lists what the devices of a definition need locked.
+func lockedBy(def *libvirtxml.Domain) Wants {
+	var w Wants
 	for _, d := range domxml.WritableDisks(def) {
 		w.Disks = append(w.Disks, LockedDisk{Target: d.Target, Path: d.Path, Shared: d.Shareable})
 	}
 	if def.Devices == nil {
-		return w, nil
+		return w
 	}
 	for _, l := range def.Devices.Leases {
 		named := NamedLease{Lockspace: l.Lockspace, Key: l.Key}
@@ -140,7 +148,7 @@ func wantsOf(xml string) (Wants, error) {
 		}
 		w.Leases = append(w.Leases, named)
 	}
-	return w, nil
+	return w
 }
 
 // lockActions are the values of <on_lockfailure>.

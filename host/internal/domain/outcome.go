@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // outcome is what a failed call to a driver may have done.
@@ -54,4 +55,18 @@ func outcomeOf(err error) outcome {
 		return slow
 	}
 	return orphaned
+}
+
+// neverSent reports whether a driver surely knows nothing of a call that has failed: it does not serve it, or was never asked.
+func neverSent(err error) bool {
+	st, ok := status.FromError(err)
+	if !ok || verr.Is(verr.From(err), verr.NoSupport) {
+		return true
+	}
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*basev1.CallInfo); ok {
+			return info.Outcome == basev1.Outcome_OUTCOME_NOT_SENT
+		}
+	}
+	return false
 }

@@ -142,7 +142,7 @@ func (j *job) found(s *state, rsp *pb.RecoverResponse, known string) error {
 	if j.d.keepOwn(liveXML) == known {
 		liveXML = ""
 	}
-	return j.apply(rsp.Change, liveXML)
+	return j.apply(tellDevices(rsp.Change, known, liveXML), liveXML)
 }
 
 // Lives lists the guests that live or may live, for the lock daemon to know whose locks are still needed.

@@ -39,7 +39,7 @@ func (f *fakeSaver) file(token []byte) *os.File {
 
 func (f *fakeSaver) Save(req *pb.SaveRequest, stream grpc.ServerStreamingServer[pb.SaveResponse]) error {
 	d, id := f.driver, req.Guest.Uuid
-	if err := d.at("save"); err != nil {
+	if err := d.hit("save"); err != nil {
 		return verr.Status(err)
 	}
 	d.mu.Lock()
@@ -63,7 +63,7 @@ func (f *fakeSaver) save(req *pb.SaveRequest, stream grpc.ServerStreamingServer[
 	if err := stream.Send(&pb.SaveResponse{Message: &pb.SaveResponse_Stopped{Stopped: stopped}}); err != nil {
 		return err
 	}
-	if err := f.driver.at("save.write"); err != nil {
+	if err := f.driver.hit("save.write"); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(f.file(req.Token), guestState); err != nil {
@@ -73,7 +73,7 @@ func (f *fakeSaver) save(req *pb.SaveRequest, stream grpc.ServerStreamingServer[
 	if err := stream.Send(&pb.SaveResponse{Message: &pb.SaveResponse_Progress{Progress: progress}}); err != nil {
 		return err
 	}
-	if err := f.driver.at("save.done"); err != nil {
+	if err := f.driver.hit("save.done"); err != nil {
 		return err
 	}
 	return stream.Send(&pb.SaveResponse{Message: &pb.SaveResponse_Saved{Saved: &pb.Saved{Format: "word"}}})
@@ -81,7 +81,7 @@ func (f *fakeSaver) save(req *pb.SaveRequest, stream grpc.ServerStreamingServer[
 
 func (f *fakeSaver) AbortSave(_ context.Context, req *pb.AbortSaveRequest) (*pb.AbortSaveResponse, error) {
 	d := f.driver
-	if err := d.at("abort"); err != nil {
+	if err := d.hit("abort"); err != nil {
 		return nil, verr.Status(err)
 	}
 	d.mu.Lock()
@@ -103,7 +103,7 @@ func (f *fakeSaver) AbortSave(_ context.Context, req *pb.AbortSaveRequest) (*pb.
 
 func (f *fakeSaver) Restore(req *pb.RestoreRequest, stream grpc.ServerStreamingServer[pb.RestoreResponse]) error {
 	d, id := f.driver, req.Start.Guest.Uuid
-	if err := d.at("restore"); err != nil {
+	if err := d.hit("restore"); err != nil {
 		return verr.Status(err)
 	}
 	text, err := io.ReadAll(f.file(req.Token))
@@ -114,28 +114,13 @@ func (f *fakeSaver) Restore(req *pb.RestoreRequest, stream grpc.ServerStreamingS
 	d.alive[id], d.stands[id] = req.Start.Guest.Generation, true
 	d.starts[id]++
 	d.mu.Unlock()
-	if err := d.at("restore.done"); err != nil {
+	if err := d.hit("restore.done"); err != nil {
 		return verr.Status(err)
 	}
 	return stream.Send(&pb.RestoreResponse{Message: &pb.RestoreResponse_Started{Started: &pb.StartResponse{
 		Handle: &pb.Handle{Version: 1, Data: []byte("h")}, LiveXml: req.Start.Xml,
 		Change: &pb.Change{State: pb.State_STATE_PAUSED, Reason: 11},
 	}}})
-}
-
-// when has a function run at a point, once.
-func (f *fakeDriver) when(point string, do func() error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pass = func(p string) error {
-		if p != point {
-			return nil
-		}
-		f.mu.Lock()
-		f.pass = nil
-		f.mu.Unlock()
-		return do()
-	}
 }
 
 // started is a persistent guest that runs.

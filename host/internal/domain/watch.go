@@ -129,7 +129,29 @@ func (d *Domain) take(j *job, e *pb.WatchEvent) {
 	if s.phase != catalog.Active || s.Generation != e.GetGuest().GetGeneration() {
 		return
 	}
-	if err := j.apply(e.Change, e.LiveXml); err != nil {
+	err := j.applyEvent(e)
+	if err != nil {
 		d.inv.cfg.Log.Error("event could not be applied", "guest", s.Name, "gen", s.Generation, "error", err)
 	}
+}
+
+// applyEvent makes an event of the driver's true. An event about devices only says that they have changed: the answer of a call that was made
+// after it may have come before it, so the driver is asked for the present live definition, which tells which devices came and went.
+func (j *job) applyEvent(e *pb.WatchEvent) error {
+	if e.LiveXml == "" {
+		return j.apply(e.Change, "")
+	}
+	if err := j.recover(j.d.inv.driver); err != nil {
+		return err
+	}
+	if j.d.state.Load().phase != catalog.Active {
+		return nil
+	}
+	change := &pb.Change{State: e.GetChange().GetState(), Reason: e.GetChange().GetReason()}
+	for _, told := range e.GetChange().GetEvents() {
+		if told.GetDeviceAdded() == nil && told.GetDeviceRemoved() == nil {
+			change.Events = append(change.Events, told)
+		}
+	}
+	return j.apply(change, "")
 }

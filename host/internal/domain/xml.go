@@ -60,21 +60,25 @@ func (d *Domain) text(s *state, live bool) (string, error) {
 	return xml, nil
 }
 
-// keepOwn puts into a driver's new live definition what is the core's own in the present one: the action on the loss of a lock.
+// keepOwn puts into a driver's new live definition what is the core's own in the present one: title, description, metadata, and the
+// action on the loss of a lock.
 func (d *Domain) keepOwn(live string) string {
 	now, err := d.inv.cfg.Catalog.Live(d.inv.cfg.URI, d.uuid)
-	if err != nil || live == "" || !strings.Contains(now, "<on_lockfailure>") {
+	if err != nil || live == "" || now == "" || now == live {
 		return live
 	}
-	action, err := domxml.OnLockFailure(now)
-	if err == nil {
-		now, err = domxml.SetOnLockFailure(live, action)
+	kept, err := domxml.KeepTexts(now, live)
+	if err == nil && strings.Contains(now, "<on_lockfailure>") {
+		var action string
+		if action, err = domxml.OnLockFailure(now); err == nil {
+			kept, err = domxml.SetOnLockFailure(kept, action)
+		}
 	}
 	if err != nil {
 		d.inv.cfg.Log.Warn("live definition cannot be completed", "guest", d.View().Name, "error", err)
 		return live
 	}
-	return now
+	return kept
 }
 
 // impact resolves virDomainModificationImpact for a domain's present state.

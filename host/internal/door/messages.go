@@ -21,13 +21,17 @@ const (
 	eventIOError        = 4
 	eventGraphics       = 5
 	eventIOErrorReason  = 6
+	eventDiskChange     = 9
 	eventTrayChange     = 10
 	eventPMWakeup       = 11
 	eventPMSuspend      = 12
 	eventBalloonChange  = 13
 	eventPMSuspendDisk  = 14
+	eventDeviceRemoved  = 15
 	eventAgentLifecycle = 18
+	eventDeviceAdded    = 19
 	eventJobCompleted   = 21
+	eventRemovalFailed  = 22
 	eventMetadata       = 23
 )
 
@@ -44,13 +48,17 @@ var eventMessages = map[int32]struct {
 	eventIOError:        {modern: procDomainEventCallbackIoError, legacy: procDomainEventIoError},
 	eventGraphics:       {modern: procDomainEventCallbackGraphics, legacy: procDomainEventGraphics},
 	eventIOErrorReason:  {modern: procDomainEventCallbackIoErrorReason, legacy: procDomainEventIoErrorReason},
+	eventDiskChange:     {modern: procDomainEventCallbackDiskChange, legacy: procDomainEventDiskChange},
 	eventTrayChange:     {modern: procDomainEventCallbackTrayChange, legacy: procDomainEventTrayChange},
 	eventPMWakeup:       {modern: procDomainEventCallbackPmwakeup, legacy: procDomainEventPmwakeup, reason: true},
 	eventPMSuspend:      {modern: procDomainEventCallbackPmsuspend, legacy: procDomainEventPmsuspend, reason: true},
 	eventBalloonChange:  {modern: procDomainEventCallbackBalloonChange, legacy: procDomainEventBalloonChange},
 	eventPMSuspendDisk:  {modern: procDomainEventCallbackPmsuspendDisk, legacy: procDomainEventPmsuspendDisk, reason: true},
+	eventDeviceRemoved:  {modern: procDomainEventCallbackDeviceRemoved, legacy: procDomainEventDeviceRemoved},
 	eventAgentLifecycle: {modern: procDomainEventCallbackAgentLifecycle},
+	eventDeviceAdded:    {modern: procDomainEventCallbackDeviceAdded},
 	eventJobCompleted:   {modern: procDomainEventCallbackJobCompleted},
+	eventRemovalFailed:  {modern: procDomainEventCallbackDeviceRemovalFailed},
 	eventMetadata:       {modern: procDomainEventCallbackMetadataChange},
 }
 
@@ -59,6 +67,12 @@ type agentLifecycleMsg struct {
 	Dom    libvirt.Domain
 	State  int32
 	Reason int32
+}
+
+// deviceMsg is the message about a device that was added, or could not be removed, without the callback's id.
+type deviceMsg struct {
+	Dom      libvirt.Domain
+	DevAlias string
 }
 
 // metadataChangeMsg is the message of that kind without the callback's id; the namespace is optional.
@@ -128,16 +142,23 @@ func domainEvent(ev event.Event) []translated {
 	case *pb.Event_AgentLifecycle:
 		return one(eventAgentLifecycle, &agentLifecycleMsg{dom, e.AgentLifecycle.State, e.AgentLifecycle.Reason})
 	case *pb.Event_MetadataChange:
-		msg := &metadataChangeMsg{Dom: dom, Type: e.MetadataChange.Type}
-		if uri := e.MetadataChange.NamespaceUri; uri != "" {
-			msg.NamespaceURI = libvirt.OptString{uri}
-		}
-		return one(eventMetadata, msg)
+		return one(eventMetadata, &metadataChangeMsg{dom, e.MetadataChange.Type, filled(e.MetadataChange.NamespaceUri)})
 	case *pb.Event_JobCompleted:
 		return one(eventJobCompleted, &jobCompletedMsg{dom, jobParams(&domain.JobInfo{
 			Operation: e.JobCompleted.Operation, Elapsed: time.Duration(e.JobCompleted.ElapsedMs) * time.Millisecond,
 			Total: e.JobCompleted.TotalBytes, Processed: e.JobCompleted.ProcessedBytes,
 		})})
+	case *pb.Event_DeviceAdded:
+		return one(eventDeviceAdded, &deviceMsg{dom, e.DeviceAdded.Alias})
+	case *pb.Event_DeviceRemoved:
+		return one(eventDeviceRemoved, &libvirt.DomainEventDeviceRemovedMsg{Dom: dom, DevAlias: e.DeviceRemoved.Alias})
+	case *pb.Event_DeviceRemovalFailed:
+		return one(eventRemovalFailed, &deviceMsg{dom, e.DeviceRemovalFailed.Alias})
+	case *pb.Event_DiskChange:
+		return one(eventDiskChange, &libvirt.DomainEventDiskChangeMsg{
+			Dom: dom, OldSrcPath: filled(e.DiskChange.OldPath), NewSrcPath: filled(e.DiskChange.NewPath),
+			DevAlias: e.DiskChange.Alias, Reason: e.DiskChange.Reason,
+		})
 	case *pb.Event_PmWakeup:
 		return one(eventPMWakeup, &libvirt.DomainEventPmwakeupMsg{Dom: dom})
 	case *pb.Event_PmSuspend:
@@ -147,6 +168,14 @@ func domainEvent(ev event.Event) []translated {
 		return one(eventPMSuspend, &libvirt.DomainEventPmsuspendMsg{Dom: dom})
 	}
 	return nil
+}
+
+// filled is an optional string that is there unless it is empty.
+func filled(s string) libvirt.OptString {
+	if s == "" {
+		return nil
+	}
+	return libvirt.OptString{s}
 }
 
 // one encodes a message; one that does not fit the wire, which only a broken driver's strings could make, is dropped.

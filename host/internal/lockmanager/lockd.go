@@ -87,11 +87,14 @@ func (l *Lockd) Acquire(ctx context.Context, o domain.Owner, wants domain.Wants)
 	if err != nil || len(rs) == 0 {
 		return nil, err
 	}
+	if err := l.Debts.forgive(ctx, debt{o.UUID, o.Generation}, rs); err != nil {
+		return nil, err
+	}
 	leases, err := l.Client.Acquire(ctx, owner(o), rs)
 	if err != nil {
 		if verr.From(err).Domain != verr.FromLocking {
-			// The daemon has not answered, and may still grant what nobody waits for any more.
-			l.Debts.add(debt{o.UUID, o.Generation})
+			// The daemon has not answered, and may still grant what nobody waits for any more. The guest may have other locks, and need them.
+			l.Debts.add(debt{o.UUID, o.Generation}, rs...)
 		}
 		return nil, err
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strconv"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -47,6 +49,15 @@ func NewRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
+// newEpoch is that of a plugin's supervision which begins now: nanoseconds since the host has booted.
+func newEpoch() string {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return "" // a kernel without that clock, which none of ours is: calls of two cores are not told apart
+	}
+	return strconv.FormatInt(now.Nano(), 10)
+}
+
 func requestID(ctx context.Context) string {
 	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
 		return id
@@ -63,7 +74,7 @@ func (p *Plugin) Invoke(ctx context.Context, method string, args, reply any, opt
 	}
 	ctx, cancel := context.WithTimeout(ctx, declared.Deadline)
 	defer cancel()
-	c := &call{plugin: p.Name(), method: method, id: requestID(ctx)}
+	c := &call{plugin: p.Name(), epoch: p.epoch, method: method, id: requestID(ctx)}
 	for repeated, unsent := 0, 0; ; {
 		s, err := p.acquire(ctx)
 		if err != nil {
@@ -119,7 +130,7 @@ func (p *Plugin) NewStream(
 	if _, ok := contract.Lookup(method); !ok {
 		return nil, verr.Status(verr.New(verr.Internal, "call %s declares no class", method))
 	}
-	c := &call{plugin: p.Name(), method: method, id: requestID(ctx)}
+	c := &call{plugin: p.Name(), epoch: p.epoch, method: method, id: requestID(ctx)}
 	wait, cancel := context.WithTimeout(ctx, p.cfg.StartTimeout)
 	defer cancel()
 	for {
@@ -167,7 +178,7 @@ func (d direct) Invoke(ctx context.Context, method string, args, reply any, opts
 	}
 	ctx, cancel := context.WithTimeout(ctx, declared.Deadline)
 	defer cancel()
-	c := &call{plugin: d.plugin.Name(), method: method, id: requestID(ctx)}
+	c := &call{plugin: d.plugin.Name(), epoch: d.plugin.epoch, method: method, id: requestID(ctx)}
 	// The process listens already, but the connection may not be up yet.
 	err := c.send(ctx, d.session, args, reply, append(opts, grpc.WaitForReady(true)))
 	if err != nil && !c.answered() {
@@ -180,10 +191,11 @@ func (d direct) Invoke(ctx context.Context, method string, args, reply any, opts
 func (d direct) NewStream(
 	ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	c := &call{plugin: d.plugin.Name(), method: method, id: requestID(ctx)}
+	c := &call{plugin: d.plugin.Name(), epoch: d.plugin.epoch, method: method, id: requestID(ctx)}
 	return d.session.conn.NewStream(c.outgoing(ctx), desc, method, append(opts, grpc.WaitForReady(true))...)
 }
 
 func (c *call) outgoing(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(context.WithValue(ctx, callKey{}, c), handshake.RequestIDKey, c.id)
+	ctx = context.WithValue(ctx, callKey{}, c)
+	return metadata.AppendToOutgoingContext(ctx, handshake.RequestIDKey, c.id, handshake.EpochKey, c.epoch)
 }

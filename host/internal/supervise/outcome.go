@@ -22,9 +22,9 @@ const reconnectWait = 50 * time.Millisecond
 
 // call is one call, with what is known of its way.
 type call struct {
-	plugin, method, id string
-	generation         uint64
-	wentOut, cameBack  atomic.Bool
+	plugin, method, id, epoch string
+	generation                uint64
+	wentOut, cameBack         atomic.Bool
 }
 
 type callKey struct{}

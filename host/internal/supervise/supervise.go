@@ -104,6 +104,7 @@ type Status struct {
 type Plugin struct {
 	cfg    Config
 	log    hclog.Logger
+	epoch  string        // tells the plugin which of two cores is the later one
 	wanted chan struct{} // has room for one
 	resets chan struct{} // has room for one
 	drains chan struct{} // has room for one
@@ -131,7 +132,7 @@ func New(cfg Config) *Plugin {
 		cfg.StartTimeout = 20 * time.Second
 	}
 	p := &Plugin{
-		cfg: cfg, log: cfg.Log.With("plugin", cfg.Manifest.Name),
+		cfg: cfg, log: cfg.Log.With("plugin", cfg.Manifest.Name), epoch: newEpoch(),
 		wanted: make(chan struct{}, 1), resets: make(chan struct{}, 1), drains: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		status:  Status{State: Absent, Since: time.Now(), Version: cfg.Manifest.Version},

@@ -23,6 +23,9 @@ func Register(s grpc.ServiceRegistrar, driver hypervisor.Driver, feed *watch.Fee
 		keyboard, _ := driver.(hypervisor.Keyboard)
 		pb.RegisterLifecycleServiceServer(s, &lifecycleService{Lifecycle: l, keyboard: keyboard})
 	}
+	if dev, ok := driver.(hypervisor.Devices); ok {
+		pb.RegisterDeviceServiceServer(s, &deviceService{Devices: dev})
+	}
 	console, hasConsole := driver.(hypervisor.Console)
 	screen, hasScreen := driver.(hypervisor.Screenshooter)
 	if hasConsole || hasScreen {
@@ -99,6 +102,12 @@ func (l *lifecycleService) InjectNMI(ctx context.Context, req *pb.InjectNMIReque
 		return nil, unsupported("injecting an NMI")
 	}
 	return l.keyboard.InjectNMI(ctx, req)
+}
+
+// deviceService is Devices.
+type deviceService struct {
+	pb.UnsafeDeviceServiceServer
+	hypervisor.Devices
 }
 
 // capabilityService is Capabilities.

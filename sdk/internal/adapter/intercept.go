@@ -38,6 +38,7 @@ func ServerOptions(log hclog.Logger, points *failpoint.Set) []grpc.ServerOption 
 type interceptor struct {
 	log    hclog.Logger
 	points *failpoint.Set
+	fence  fence
 }
 
 func (i *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
@@ -49,6 +50,11 @@ func (i *interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServer
 			defer cancel()
 		}
 	}
+	ctx, leave, err := i.fence.enter(ctx, info.FullMethod)
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	defer leave()
 	point := pointName(info.FullMethod)
 	if err := i.points.Hit(ctx, point+".received"); err != nil {
 		return nil, verr.Status(err)

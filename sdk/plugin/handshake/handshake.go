@@ -59,6 +59,8 @@ const (
 const (
 	// RequestIDKey carries the request id, the same when a call is repeated.
 	RequestIDKey = "lodge-request-id"
+	// EpochKey carries the epoch of the core's process: nanoseconds since the host has booted, so that a later process has a larger one.
+	EpochKey = "lodge-core-epoch"
 )
 
 // ErrVersion says that core and plugin have no major version of the contract in common.

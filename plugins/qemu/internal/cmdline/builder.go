@@ -22,6 +22,8 @@ type builder struct {
 	boots map[string]int
 	// nodes counts block nodes.
 	nodes uint
+	// hot says that QEMU runs and is told by its monitor.
+	hot bool
 }
 
 // props are the properties of a QEMU object as JSON. Keys with empty values are left out by set.

@@ -20,6 +20,9 @@ type chardev struct {
 }
 
 func (b *builder) chardev(c chardev) error {
+	if b.hot {
+		return b.hotChardev(c)
+	}
 	o, err := backend(c)
 	if err != nil {
 		return err
@@ -32,6 +35,33 @@ func (b *builder) chardev(c chardev) error {
 	}
 	b.arg("-chardev", o.String())
 	return nil
+}
+
+// hotChardev describes a character device as the monitor wants it.
+func (b *builder) hotChardev(c chardev) error {
+	kind, data := "", props{}
+	switch s := c.source; {
+	case c.log != nil && c.log.File != "":
+	case s == nil, s.Pty != nil:
+		kind = "pty"
+	case s.Null != nil:
+		kind = "null"
+	case s.SpiceVMC != nil:
+		kind, data["type"] = "spicevmc", c.spice
+	case s.UNIX != nil:
+		server := s.UNIX.Mode != "connect"
+		kind, data["server"] = "socket", server
+		data["addr"] = props{"type": "unix", "data": props{"path": s.UNIX.Path}}
+		if server {
+			data["wait"] = false
+		} else if r := s.UNIX.Reconnect; r != nil && r.Enabled == "yes" {
+			data["reconnect"] = deref(r.Timeout)
+		}
+	}
+	if kind == "" {
+		return verr.New(verr.OperationUnsupported, "character device '%s' is of a type that cannot be plugged in later", c.id)
+	}
+	return b.json("-chardev", props{"id": c.id, "backend": props{"type": kind, "data": data}})
 }
 
 func backend(c chardev) (options, error) {
@@ -171,43 +201,49 @@ const (
 
 func (b *builder) channels() error {
 	for i := range b.dev.Channels {
-		c := &b.dev.Channels[i]
-		if c.Target.GuestFWD != nil {
-			return unsupported("channel target type 'guestfwd' is not supported")
+		if err := b.channel(&b.dev.Channels[i]); err != nil {
+			return err
 		}
-		t := c.Target.VirtIO
-		if u := c.Source.UNIX; u != nil && u.Path == "" {
-			path, err := b.socket(t.Name, c.Alias.Name)
-			if err != nil {
-				return err
-			}
-			u.Path, u.Mode = path, "bind"
-		}
-		if t.Name == guestAgent && c.Source.UNIX != nil {
-			b.cmd.Agent = c.Source.UNIX.Path
-		}
-		portName := t.Name
-		if c.Source.SpiceVMC != nil && portName == "" {
-			portName = spiceAgent
-		}
-		id := c.Alias.Name
-		err := b.chardev(chardev{
-			id: "char" + id, source: c.Source, protocol: c.Protocol, log: c.Log, spice: "vdagent",
-		})
+	}
+	return nil
+}
+
+func (b *builder) channel(c *libvirtxml.DomainChannel) error {
+	if c.Target.GuestFWD != nil {
+		return unsupported("channel target type 'guestfwd' is not supported")
+	}
+	t := c.Target.VirtIO
+	if u := c.Source.UNIX; u != nil && u.Path == "" {
+		path, err := b.socket(t.Name, c.Alias.Name)
 		if err != nil {
 			return err
 		}
-		p := props{"driver": "virtserialport", "chardev": "char" + id, "id": id}
-		p.set("name", portName)
-		if err := b.serialPort(p, c.Address); err != nil {
-			return err
-		}
-		if err := b.device(p); err != nil {
-			return err
-		}
-		if c.Source.UNIX != nil || c.Source.SpiceVMC != nil {
-			t.State = "disconnected"
-		}
+		u.Path, u.Mode = path, "bind"
+	}
+	if t.Name == guestAgent && c.Source.UNIX != nil {
+		b.cmd.Agent = c.Source.UNIX.Path
+	}
+	portName := t.Name
+	if c.Source.SpiceVMC != nil && portName == "" {
+		portName = spiceAgent
+	}
+	id := c.Alias.Name
+	err := b.chardev(chardev{
+		id: "char" + id, source: c.Source, protocol: c.Protocol, log: c.Log, spice: "vdagent",
+	})
+	if err != nil {
+		return err
+	}
+	p := props{"driver": "virtserialport", "chardev": "char" + id, "id": id}
+	p.set("name", portName)
+	if err := b.serialPort(p, c.Address); err != nil {
+		return err
+	}
+	if err := b.device(p); err != nil {
+		return err
+	}
+	if c.Source.UNIX != nil || c.Source.SpiceVMC != nil {
+		t.State = "disconnected"
 	}
 	return nil
 }

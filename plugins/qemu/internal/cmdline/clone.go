@@ -6,8 +6,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// clone returns a deep copy of a domain.
-func clone(d *libvirtxml.Domain) *libvirtxml.Domain {
+// Clone returns a deep copy of a domain.
+func Clone(d *libvirtxml.Domain) *libvirtxml.Domain {
 	return copyValue(reflect.ValueOf(d)).Interface().(*libvirtxml.Domain)
 }
 

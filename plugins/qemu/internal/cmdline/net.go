@@ -12,27 +12,34 @@ import (
 
 func (b *builder) interfaces() error {
 	for i := range b.dev.Interfaces {
-		n := &b.dev.Interfaces[i]
-		host := "host" + n.Alias.Name
-		backend, err := b.netdev(n, i)
-		if err != nil {
+		if err := b.card(&b.dev.Interfaces[i], i); err != nil {
 			return err
 		}
-		backend["id"] = host
-		if err := b.json("-netdev", backend); err != nil {
-			return err
-		}
-		p, err := b.nic(n)
-		if err != nil {
-			return err
-		}
-		p["netdev"] = host
-		if err := b.device(p); err != nil {
-			return err
-		}
-		if n.Link != nil && n.Link.State == "down" {
-			b.cmd.LinksDown = append(b.cmd.LinksDown, n.Alias.Name)
-		}
+	}
+	return nil
+}
+
+// card writes an interface, the host's side first.
+func (b *builder) card(n *libvirtxml.DomainInterface, index int) error {
+	host := "host" + n.Alias.Name
+	backend, err := b.netdev(n, index)
+	if err != nil {
+		return err
+	}
+	backend["id"] = host
+	if err := b.json("-netdev", backend); err != nil {
+		return err
+	}
+	p, err := b.nic(n)
+	if err != nil {
+		return err
+	}
+	p["netdev"] = host
+	if err := b.device(p); err != nil {
+		return err
+	}
+	if n.Link != nil && n.Link.State == "down" {
+		b.cmd.LinksDown = append(b.cmd.LinksDown, n.Alias.Name)
 	}
 	return nil
 }
@@ -168,6 +175,10 @@ func (b *builder) tap(n *libvirtxml.DomainInterface, index int) props {
 	p := props{"type": "tap"}
 	if n.Driver != nil && n.Driver.Name == "vhost" {
 		p["vhost"] = true
+	}
+	if b.plan.TapName != "" {
+		p["fd"] = b.plan.TapName
+		return p
 	}
 	if fd, ok := b.plan.TapFDs[index]; ok {
 		p["fd"] = fmt.Sprint(fd)

@@ -43,6 +43,8 @@ type Plan struct {
 	MonitorFD int
 	// TapFDs are descriptors of taps that QEMU will inherit, by the place of the interface in the definition.
 	TapFDs map[int]int
+	// TapName is the name under which QEMU was sent the tap of an interface that is plugged in; see Plug.
+	TapName string
 	// Listen is where screens listen that name no address; default 127.0.0.1.
 	Listen string
 	// Now is the time for clocks that are relative to it; default is the time of the call.
@@ -144,7 +146,7 @@ func Build(d *libvirtxml.Domain, plan Plan) (*Command, error) {
 	if plan.Listen == "" {
 		plan.Listen = "127.0.0.1"
 	}
-	live := clone(d)
+	live := Clone(d)
 	live.ID = new(plan.ID)
 	setAliases(live.Devices)
 	b := &builder{

@@ -60,38 +60,41 @@ var inputDrivers = map[string]string{
 
 func (b *builder) inputs() error {
 	for i := range b.dev.Inputs {
-		in := &b.dev.Inputs[i]
-		if in.Bus == "ps2" {
-			continue
-		}
-		driver, ok := inputDrivers[in.Bus+" "+in.Type]
-		if !ok {
-			return unsupported("input device type '%s' on bus '%s' is not supported", in.Type, in.Bus)
-		}
-		p := props{"driver": driver, "id": in.Alias.Name}
-		place := b.placeUSB
-		if in.Bus == "virtio" {
-			p["driver"], place = virtioName(driver, in.Model), b.place
-			if d := in.Driver; d != nil {
-				if err := virtio(p, d.IOMMU, d.ATS, d.Packed, d.PagePerVQ); err != nil {
-					return err
-				}
-			}
-		}
-		if in.Type == "passthrough" {
-			if in.Source == nil || in.Source.Passthrough == nil {
-				return verr.New(verr.XMLError, "missing evdev path for input passthrough")
-			}
-			p["evdev"] = in.Source.Passthrough.EVDev
-		}
-		if err := place(p, in.Address); err != nil {
-			return err
-		}
-		if err := b.device(p); err != nil {
+		if err := b.input(&b.dev.Inputs[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (b *builder) input(in *libvirtxml.DomainInput) error {
+	if in.Bus == "ps2" {
+		return nil
+	}
+	driver, ok := inputDrivers[in.Bus+" "+in.Type]
+	if !ok {
+		return unsupported("input device type '%s' on bus '%s' is not supported", in.Type, in.Bus)
+	}
+	p := props{"driver": driver, "id": in.Alias.Name}
+	place := b.placeUSB
+	if in.Bus == "virtio" {
+		p["driver"], place = virtioName(driver, in.Model), b.place
+		if d := in.Driver; d != nil {
+			if err := virtio(p, d.IOMMU, d.ATS, d.Packed, d.PagePerVQ); err != nil {
+				return err
+			}
+		}
+	}
+	if in.Type == "passthrough" {
+		if in.Source == nil || in.Source.Passthrough == nil {
+			return verr.New(verr.XMLError, "missing evdev path for input passthrough")
+		}
+		p["evdev"] = in.Source.Passthrough.EVDev
+	}
+	if err := place(p, in.Address); err != nil {
+		return err
+	}
+	return b.device(p)
 }
 
 func audioName(id int) string { return fmt.Sprintf("audio%d", id) }
@@ -265,38 +268,41 @@ func (b *builder) balloon() error {
 
 func (b *builder) rngs() error {
 	for i := range b.dev.RNGs {
-		r := &b.dev.RNGs[i]
-		object := "obj" + r.Alias.Name
-		o := props{"id": object}
-		switch {
-		case r.Backend.Random != nil:
-			o["qom-type"], o["filename"] = "rng-random", r.Backend.Random.Device
-		case r.Backend.BuiltIn != nil:
-			o["qom-type"] = "rng-builtin"
-		default:
-			return unsupported("random number generator backend 'egd' is not supported")
-		}
-		if err := b.object(o); err != nil {
-			return err
-		}
-		p := props{"driver": virtioName("virtio-rng", r.Model), "id": r.Alias.Name, "rng": object}
-		if r.Rate != nil {
-			p["max-bytes"], p["period"] = r.Rate.Bytes, uint(1000)
-			p.set("period", r.Rate.Period)
-		}
-		if d := r.Driver; d != nil {
-			if err := virtio(p, d.IOMMU, d.ATS, d.Packed, d.PagePerVQ); err != nil {
-				return err
-			}
-		}
-		if err := b.place(p, r.Address); err != nil {
-			return err
-		}
-		if err := b.device(p); err != nil {
+		if err := b.rng(&b.dev.RNGs[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (b *builder) rng(r *libvirtxml.DomainRNG) error {
+	object := "obj" + r.Alias.Name
+	o := props{"id": object}
+	switch {
+	case r.Backend.Random != nil:
+		o["qom-type"], o["filename"] = "rng-random", r.Backend.Random.Device
+	case r.Backend.BuiltIn != nil:
+		o["qom-type"] = "rng-builtin"
+	default:
+		return unsupported("random number generator backend 'egd' is not supported")
+	}
+	if err := b.object(o); err != nil {
+		return err
+	}
+	p := props{"driver": virtioName("virtio-rng", r.Model), "id": r.Alias.Name, "rng": object}
+	if r.Rate != nil {
+		p["max-bytes"], p["period"] = r.Rate.Bytes, uint(1000)
+		p.set("period", r.Rate.Period)
+	}
+	if d := r.Driver; d != nil {
+		if err := virtio(p, d.IOMMU, d.ATS, d.Packed, d.PagePerVQ); err != nil {
+			return err
+		}
+	}
+	if err := b.place(p, r.Address); err != nil {
+		return err
+	}
+	return b.device(p)
 }
 
 // panics adds the panic devices and the note of the guest kernel's memory layout; a hyperv panic is a flag of the CPU.

@@ -129,28 +129,9 @@ type place struct {
 
 // tryPCI finds an address for each device on the present buses, or says for which connector there is no room.
 func (c *completion) tryPCI() (places []place, missing address.Plug, err error) {
-	set := address.NewPCISet()
-	for _, ctl := range c.dev.Controllers {
-		if ctl.Type == "pci" {
-			if err := set.AddBus(*ctl.Index, address.BusKind(ctl.Model)); err != nil {
-				return nil, 0, malformed("%w", err)
-			}
-		}
-	}
-	devices := c.pciDevices()
-	groups := map[string]address.PCI{}
-	if places, err = c.reserveKnown(set, devices, groups); err != nil {
-		return nil, 0, err
-	}
-	for _, d := range openPCI(devices) {
-		at, err := findPCI(set, d, groups)
-		if errors.Is(err, address.ErrFull) {
-			return nil, d.plug, nil
-		}
-		if err != nil {
-			return nil, 0, malformed("%w", err)
-		}
-		places = append(places, place{d, at})
+	set, places, missing, err := c.placePCI()
+	if err != nil || missing != 0 {
+		return nil, missing, err
 	}
 	spare := address.Request{Plug: c.pcie(""), Device: "a device plugged in later"}
 	if set.Top() > 0 && rootHasRoom(set) {
@@ -159,6 +140,34 @@ func (c *completion) tryPCI() (places []place, missing address.Plug, err error) 
 		}
 	}
 	return places, 0, nil
+}
+
+// placePCI does so for the devices that are there, without a thought to later ones.
+func (c *completion) placePCI() (set *address.PCISet, places []place, missing address.Plug, err error) {
+	set = address.NewPCISet()
+	for _, ctl := range c.dev.Controllers {
+		if ctl.Type == "pci" {
+			if err := set.AddBus(*ctl.Index, address.BusKind(ctl.Model)); err != nil {
+				return nil, nil, 0, malformed("%w", err)
+			}
+		}
+	}
+	devices := c.pciDevices()
+	groups := map[string]address.PCI{}
+	if places, err = c.reserveKnown(set, devices, groups); err != nil {
+		return nil, nil, 0, err
+	}
+	for _, d := range openPCI(devices) {
+		at, err := findPCI(set, d, groups)
+		if errors.Is(err, address.ErrFull) {
+			return nil, nil, d.plug, nil
+		}
+		if err != nil {
+			return nil, nil, 0, malformed("%w", err)
+		}
+		places = append(places, place{d, at})
+	}
+	return set, places, 0, nil
 }
 
 // multiOff reports whether the definition forbids further functions in a device's slot.

@@ -106,7 +106,7 @@ func (s *start) furnish(ctx context.Context, owner *process.Owner) error {
 			return fmt.Errorf("make %q from its template: %w", c.To, err)
 		}
 	}
-	if err := s.giveFiles(); err != nil {
+	if _, err := s.life.giveFiles(s.label, targets(s.cmd.Live)); err != nil {
 		return err
 	}
 	for _, h := range s.cmd.Helpers {

@@ -31,6 +31,7 @@ func TestConformance(t *testing.T) {
 			return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>16</memory><os><type>hvm</type></os>
 				<devices><serial type='pty'/><video><model type='none'/></video></devices></domain>`, name, uuid)
 		},
+		Device: func(t *testing.T) string { return diskXML("sda", "usb", "raw", imageFile(t, "raw")) },
 		Kill: func(t *testing.T, _ *pb.Guest, handle *pb.Handle, _ plugin.Settings) {
 			p, err := process.Open(process.ID{PID: int(handle.GetPid()), StartTime: handle.GetStartTime()})
 			if err != nil {

@@ -41,7 +41,7 @@ func (d *Driver) OpenConsole(ctx context.Context, target *pb.ConsoleTarget) (io.
 	if err != nil {
 		return nil, err
 	}
-	device, err := choose(l.live, target)
+	device, err := choose(l.live(), target)
 	if err != nil {
 		return nil, err
 	}

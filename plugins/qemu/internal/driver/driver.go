@@ -2,7 +2,8 @@
 //
 // The driver remembers nothing that it can't find again. Each life of a guest has a folder of its own below the plugin's runtime
 // folder, named by UUID and generation, in which a start leaves the process, the live XML and the last state before it goes on;
-// Recover reads them, and believes the kernel and QEMU more than them. A guest's end removes folder and control group before anybody is
+// Recover reads them, and believes the kernel and QEMU more than them. A change of devices leaves what it is about to do there, too, so that
+// one that was cut off is completed or taken back (see devices.go). A guest's end removes folder and control group before anybody is
 // told, so that the guest may be started again at once.
 //
 // The table of lives is guarded by one mutex that is never held while anything waits. Each living guest is owned by its guest.Guest.
@@ -16,9 +17,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"libvirt.org/go/libvirtxml"
 
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/capabilities"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
@@ -27,6 +29,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/process"
 	"github.com/lodgevirt/lodge/sdk/cgroup"
 	"github.com/lodgevirt/lodge/sdk/domxml"
+	"github.com/lodgevirt/lodge/sdk/failpoint"
 	"github.com/lodgevirt/lodge/sdk/hypervisor"
 	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -49,6 +52,10 @@ type Driver struct {
 	ports    ports
 	scanner  process.Scanner
 	keeper   ownership.Keeper
+	// unplugTime is how long a guest is waited for that is asked to give a device up.
+	unplugTime time.Duration
+	// points are where tests end the driver; nil has none.
+	points *failpoint.Set
 
 	// mu guards lives and what of a life says so. Nothing waits while it is held.
 	mu    sync.Mutex
@@ -59,6 +66,7 @@ type Driver struct {
 var (
 	_ hypervisor.Driver    = (*Driver)(nil)
 	_ hypervisor.Lifecycle = (*Driver)(nil)
+	_ hypervisor.Devices   = (*Driver)(nil)
 )
 
 // life is one life of a guest: being started, living, or ending.
@@ -72,14 +80,19 @@ type life struct {
 	settled chan struct{}
 	cancel  context.CancelFunc
 
-	// guest is nil until settled; Driver.mu guards it and live.
+	// guest is nil until settled; Driver.mu guards it.
 	guest *guest.Guest
-	live  *libvirtxml.Domain
-	xml   string
+	// shown is the live definition; it is replaced as a whole.
+	shown   atomic.Pointer[shown]
+	devices devices
+	points  *failpoint.Set
 
 	consoles consoles
 	saves    saves
-	keeper   *ownership.Keeper
+	// files guards what is written into the folder while the guest lives, and whether it still may be.
+	files   sync.Mutex
+	removed bool
+	keeper  *ownership.Keeper
 	// helped says that processes beside QEMU serve the guest.
 	helped bool
 }
@@ -99,7 +112,7 @@ func New(core plugin.Core) (*Driver, error) {
 	prober := probe.New(probe.Options{Store: core.State(), Log: log})
 	return &Driver{
 		core: core, log: log, prober: prober, reporter: capabilities.NewReporter(prober, log), lives: map[string]*life{},
-		ports: ports{taken: map[int]bool{}},
+		ports: ports{taken: map[int]bool{}}, unplugTime: unplugTime,
 	}, nil
 }
 
@@ -146,7 +159,7 @@ func (d *Driver) newLife(ref *pb.Guest, group string) (*life, error) {
 		group = filepath.Join(settings.CgroupParent, cgroupName(ref))
 	}
 	return &life{
-		ref: ref, cgroup: group, folder: dir, settled: make(chan struct{}), keeper: &d.keeper,
+		ref: ref, cgroup: group, folder: dir, settled: make(chan struct{}), keeper: &d.keeper, devices: newDevices(), points: d.points,
 		log: d.log.With("guest", ref.GetName(), "gen", ref.GetGeneration()),
 	}, nil
 }
@@ -200,10 +213,13 @@ func (d *Driver) living(ref *pb.Guest) (*life, *guest.Guest, error) {
 	defer d.mu.Unlock()
 	l := d.lives[ref.GetUuid()]
 	if l == nil || l.guest == nil || l.ref.GetGeneration() != ref.GetGeneration() {
-		return nil, nil, verr.New(verr.OperationInvalid, "domain is not running")
+		return nil, nil, errNotRunning
 	}
 	return l, l.guest, nil
 }
+
+// errNotRunning is what calls get for a guest that does not live.
+var errNotRunning = verr.New(verr.OperationInvalid, "domain is not running")
 
 // settle ends a start or a recovery that has brought a guest into the driver's charge.
 func (d *Driver) settle(l *life, g *guest.Guest) {
@@ -222,8 +238,9 @@ func (d *Driver) abandon(l *life) {
 // watch is the part of a guest's configuration that ties it to its life.
 func (d *Driver) watch(l *life) guest.Config {
 	return guest.Config{
-		Facts: facts(l.live), Log: l.log, Dial: l.folder.dial,
+		Facts: facts(l.live()), Log: l.log, Dial: l.folder.dial,
 		Changed: func(change *pb.Change) { d.publish(l, change) },
+		Devices: func(g *guest.Guest, news guest.DeviceNews) { d.hear(l, g, news) },
 		Remember: func(m guest.Memory) {
 			if err := l.folder.writeMemory(m); err != nil {
 				l.log.Warn("state of guest not kept", "error", err)

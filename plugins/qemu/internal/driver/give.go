@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -14,35 +15,79 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// giveFiles gives the files that a guest uses to its user, and notes each, so that it is taken back at the end.
-func (s *start) giveFiles() error {
-	for _, t := range targets(s.cmd.Live) {
-		to, ok, err := s.label.whom(t)
+// giveFiles gives files that a guest uses to its user, and notes each, so that it is taken back at the end. It returns those that it has
+// given, on an error too.
+func (l *life) giveFiles(to label, list []target) (given []target, err error) {
+	for _, t := range list {
+		owner, ok, err := to.whom(t)
 		if err != nil {
-			return err
+			return given, err
 		}
 		if !ok {
 			continue
 		}
-		if t.create {
-			if err := makeEmpty(t.Path); err != nil {
-				return err
-			}
-		}
-		err = s.life.keeper.Give(t.Path, to, t.Shared)
-		switch {
-		case errors.Is(err, ownership.ErrInUse):
-			return verr.New(verr.OperationInvalid, "Setting different DAC user or group on %s which is already in use", t.Path)
+		switch err := l.giveFile(owner, t); {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // QEMU says so better
 		case err != nil:
+			return given, err
+		}
+		given = append(given, t)
+	}
+	return given, nil
+}
+
+func (l *life) giveFile(to ownership.Owner, t target) error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if l.removed {
+		return errNotRunning
+	}
+	if t.create {
+		if err := makeEmpty(t.Path); err != nil {
 			return err
 		}
-		if err := s.life.folder.noteGiven(t); err != nil {
-			return errors.Join(err, s.life.keeper.TakeBack(t.Path, t.Shared))
-		}
+	}
+	err := l.keeper.Give(t.Path, to, t.Shared)
+	if errors.Is(err, ownership.ErrInUse) {
+		return verr.New(verr.OperationInvalid, "Setting different DAC user or group on %s which is already in use", t.Path)
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.folder.noteGiven(t); err != nil {
+		return errors.Join(err, l.keeper.TakeBack(t.Path, t.Shared))
 	}
 	return nil
+}
+
+// takeBack gives back some of the files that the guest's user was given. It is no longer noted before it is done: a file that stays the
+// guests' is a lesser evil than one that is taken from another guest.
+func (l *life) takeBack(list []target) {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if l.removed {
+		return // all were given back
+	}
+	given, err := l.folder.given()
+	if err != nil {
+		l.log.Warn("files of guest not given back", "error", err)
+		return
+	}
+	for _, t := range list {
+		at := slices.IndexFunc(given, func(g target) bool { return g.Path == t.Path && g.Shared == t.Shared })
+		if at < 0 {
+			continue
+		}
+		given = slices.Delete(given, at, at+1)
+		err := l.folder.writeGiven(given)
+		if err == nil {
+			err = l.keeper.TakeBack(t.Path, t.Shared)
+		}
+		if err != nil {
+			l.log.Warn("file of guest not given back", "path", t.Path, "error", err)
+		}
+	}
 }
 
 // makeEmpty makes a file where the guest's user may not, unless it exists.
@@ -57,8 +102,11 @@ func makeEmpty(path string) error {
 	return f.Close()
 }
 
-// takeBackFiles gives back what the guest's user was given.
+// takeBackFiles gives back what the guest's user was given. Nothing is given or written for the guest from then on.
 func (l *life) takeBackFiles() {
+	l.files.Lock()
+	defer l.files.Unlock()
+	l.removed = true
 	list, err := l.folder.given()
 	if err != nil {
 		l.log.Warn("files of guest not given back", "error", err)
@@ -86,6 +134,19 @@ func (f folder) noteGiven(t target) error {
 		return fmt.Errorf("note file of guest: %w", err)
 	}
 	return nil
+}
+
+// writeGiven replaces the list of those that were given.
+func (f folder) writeGiven(list []target) error {
+	var text []byte
+	for _, t := range list {
+		line, err := json.Marshal(t)
+		if err != nil {
+			return fmt.Errorf("note files of guest: %w", err)
+		}
+		text = append(append(text, line...), '\n')
+	}
+	return f.write(givenName, text)
 }
 
 // given returns the files that were given; a line that was cut off ends the list.
@@ -133,17 +194,25 @@ func targets(live *libvirtxml.Domain) []target {
 		return list
 	}
 	for i := range live.Devices.Disks {
-		d := &live.Devices.Disks[i]
-		path, labels := sourceFile(d.Source)
-		add(path, d.ReadOnly != nil || d.Shareable != nil || d.Device == "cdrom", labels)
-		for below := d.BackingStore; below != nil; below = below.BackingStore {
-			path, labels := sourceFile(below.Source)
-			add(path, true, labels)
-		}
+		list = append(list, diskTargets(&live.Devices.Disks[i])...)
 	}
 	for _, c := range append(characters(live), channels(live)...) {
 		if t := characterFile(c.source); t.Path != "" {
 			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// diskTargets are the files of a disk.
+func diskTargets(d *libvirtxml.DomainDisk) []target {
+	var list []target
+	if path, labels := sourceFile(d.Source); path != "" {
+		list = append(list, target{Path: path, Shared: d.ReadOnly != nil || d.Shareable != nil || d.Device == "cdrom", labels: labels})
+	}
+	for below := d.BackingStore; below != nil; below = below.BackingStore {
+		if path, labels := sourceFile(below.Source); path != "" {
+			list = append(list, target{Path: path, Shared: true, labels: labels})
 		}
 	}
 	return list

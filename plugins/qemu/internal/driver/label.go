@@ -34,6 +34,27 @@ func (d *Driver) labelOf(def *libvirtxml.Domain) (label, error) {
 	return makeLabel(c, os.Geteuid() == 0, def.SecLabel)
 }
 
+// labelOfLive reads the label that a living guest has: whom its QEMU runs as.
+func (d *Driver) labelOfLive(live *libvirtxml.Domain) (label, error) {
+	for _, l := range live.SecLabel {
+		if l.Model != dac || l.Label == "" {
+			continue
+		}
+		owner, err := parseLabel(l.Label)
+		if err != nil {
+			return label{}, err
+		}
+		return label{owner: owner, relabel: l.ImageLabel != "" && owner != nil && d.relabels()}, nil
+	}
+	return d.labelOf(live)
+}
+
+// relabels reports whether the operator lets the driver give files away.
+func (d *Driver) relabels() bool {
+	c, err := d.config()
+	return err == nil && (c.DynamicOwnership == nil || *c.DynamicOwnership)
+}
+
 func makeLabel(c Config, privileged bool, labels []libvirtxml.DomainSecLabel) (label, error) {
 	own, err := chooseLabel(privileged, labels)
 	if err != nil || !privileged {

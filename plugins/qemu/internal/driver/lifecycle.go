@@ -137,13 +137,21 @@ func (d *Driver) Suspend(ctx context.Context, req *pb.SuspendRequest) (*pb.Suspe
 	return &pb.SuspendResponse{Change: change}, nil
 }
 
-// Resume implements hypervisor.Lifecycle.
+// Resume implements hypervisor.Lifecycle. QEMU gets the locks that were taken again before the guest goes on, and loses those of before.
 func (d *Driver) Resume(ctx context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
-	change, err := d.change(ctx, req.GetGuest(), func(g *guest.Guest, ctx context.Context) (*pb.Change, error) {
-		return g.Resume(ctx, req.GetReason())
-	})
+	c, err := d.begin(ctx, req.GetGuest())
 	if err != nil {
 		return nil, err
 	}
+	defer c.end(ctx)
+	after, err := c.relock(ctx, req.GetLeases())
+	if err != nil {
+		return nil, err
+	}
+	change, err := c.guest.Resume(ctx, req.GetReason())
+	if err != nil {
+		return nil, err
+	}
+	after()
 	return &pb.ResumeResponse{Change: change}, nil
 }

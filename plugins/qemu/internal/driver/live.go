@@ -32,12 +32,7 @@ func (l *life) learn(ctx context.Context, mon *qmp.Client, live *libvirtxml.Doma
 	if live.Devices != nil {
 		cmdline.SetPTYs(live, files)
 	}
-	text, err := domxml.Format(live)
-	if err != nil {
-		return fmt.Errorf("write live xml: %w", err)
-	}
-	l.live, l.xml = live, text
-	return l.folder.write(liveName, []byte(text))
+	return l.show(live)
 }
 
 // load reads the live definition back.
@@ -50,7 +45,7 @@ func (l *life) load() error {
 	if err != nil {
 		return fmt.Errorf("read live xml: %w", err)
 	}
-	l.live, l.xml = live, string(text)
+	l.shown.Store(&shown{live, string(text)})
 	return nil
 }
 

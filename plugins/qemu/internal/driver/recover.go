@@ -52,12 +52,20 @@ func (d *Driver) again(ctx context.Context, req *pb.RecoverRequest, l *life) (*p
 		// It ended, or failed to start, while we waited: look again.
 		return d.Recover(ctx, req)
 	}
+	c, err := d.beginWith(ctx, l, g)
+	if errors.Is(err, errNotRunning) {
+		return d.Recover(ctx, req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer c.end(ctx)
 	change, err := g.State(ctx)
 	if err != nil {
 		return d.Recover(ctx, req)
 	}
 	return &pb.RecoverResponse{
-		Verdict: pb.Verdict_VERDICT_RUNNING, Handle: l.handle(g.Process()), Change: change, LiveXml: l.xml,
+		Verdict: pb.Verdict_VERDICT_RUNNING, Handle: l.handle(g.Process()), Change: change, LiveXml: l.xml(),
 	}, nil
 }
 
@@ -143,6 +151,11 @@ func (d *Driver) takeBack(
 		closeMonitor(mon)
 		return nil, nil, verr.New(verr.Internal, "live definition of the domain is lost: %w", err)
 	}
+	if err := l.catchUp(ctx, mon); err != nil {
+		p.Close()
+		closeMonitor(mon)
+		return nil, nil, err
+	}
 	cfg := d.watch(l)
 	cfg.Process, cfg.Monitor = p, mon
 	g, change, err := guest.Recall(ctx, cfg, memory)
@@ -156,8 +169,26 @@ func (d *Driver) takeBack(
 		return &pb.RecoverResponse{Verdict: pb.Verdict_VERDICT_GONE, Change: change}, nil, nil
 	}
 	return &pb.RecoverResponse{
-		Verdict: pb.Verdict_VERDICT_RUNNING, Handle: l.handle(p.ID()), Change: change, LiveXml: l.xml,
+		Verdict: pb.Verdict_VERDICT_RUNNING, Handle: l.handle(p.ID()), Change: change, LiveXml: l.xml(),
 	}, g, nil
+}
+
+// catchUp settles a change of a device that was cut off, and finds devices that have gone since. A change that cannot be settled because QEMU
+// does not answer is an error: nobody could say which of its devices the guest has.
+func (l *life) catchUp(ctx context.Context, mon *qmp.Client) error {
+	if mon == nil {
+		if l.folder.has(intentName) {
+			return verr.New(verr.OperationTimeout, "a change of the domain's devices was cut off, and QEMU does not answer")
+		}
+		return nil
+	}
+	if err := l.settleIntent(ctx, mon.Batch); err != nil {
+		return guest.Explain(ctx, "query", err)
+	}
+	if _, err := l.dropMissing(ctx, mon.Batch); err != nil {
+		l.log.Warn("devices of guest not compared", "error", err)
+	}
+	return nil
 }
 
 func closeMonitor(mon *qmp.Client) {

@@ -53,7 +53,7 @@ func (d *Driver) Screenshot(ctx context.Context, req *pb.ScreenshotRequest) (str
 // screen finds the video device with the head that is meant. Screens are numbered through all devices, as libvirt does.
 func (l *life) screen(number uint32) (map[string]any, error) {
 	n := int(number)
-	if dev := l.live.Devices; dev != nil {
+	if dev := l.live().Devices; dev != nil {
 		for i := range dev.Videos {
 			v := &dev.Videos[i]
 			heads := max(1, int(v.Model.Heads))

@@ -107,7 +107,7 @@ func (s *start) run(ctx context.Context) (*pb.StartResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml}, nil
+	return &pb.StartResponse{Handle: s.life.handle(s.process.ID()), Change: change, LiveXml: s.life.xml()}, nil
 }
 
 // begin lets the guest run, or loads its state.

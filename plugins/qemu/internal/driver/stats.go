@@ -145,7 +145,7 @@ func (m *measurement) ask(ctx context.Context) error {
 const balloonPath = "/machine/peripheral/balloon0"
 
 func (l *life) hasBalloon() bool {
-	return l.live.Devices != nil && l.live.Devices.MemBalloon != nil && l.live.Devices.MemBalloon.Model != "none"
+	return l.live().Devices != nil && l.live().Devices.MemBalloon != nil && l.live().Devices.MemBalloon.Model != "none"
 }
 
 func (m *measurement) number(value uint64, format string, args ...any) {
@@ -205,7 +205,7 @@ var memoryStats = []struct {
 }
 
 func (m *measurement) balloon() {
-	live := m.life.live
+	live := m.life.live()
 	var maximum uint64
 	if live.Memory != nil {
 		maximum = uint64(live.Memory.Value)
@@ -231,7 +231,7 @@ func (m *measurement) balloon() {
 
 func (m *measurement) vcpus() {
 	current, maximum := len(m.cpus), len(m.cpus)
-	if v := m.life.live.VCPU; v != nil {
+	if v := m.life.live().VCPU; v != nil {
 		maximum = int(v.Value)
 	}
 	m.count(current, "vcpu.current")
@@ -251,7 +251,7 @@ func (m *measurement) vcpus() {
 // interfaces are those with a device on the host; what the host has sent the guest has received.
 func (m *measurement) interfaces() {
 	var devices []string
-	if dev := m.life.live.Devices; dev != nil {
+	if dev := m.life.live().Devices; dev != nil {
 		for i := range dev.Interfaces {
 			if t := dev.Interfaces[i].Target; t != nil && t.Dev != "" {
 				devices = append(devices, t.Dev)
@@ -295,7 +295,7 @@ var diskStats = []struct{ qemu, libvirt string }{
 
 func (m *measurement) blocks() {
 	var disks []libvirtxml.DomainDisk
-	if dev := m.life.live.Devices; dev != nil {
+	if dev := m.life.live().Devices; dev != nil {
 		disks = dev.Disks
 	}
 	m.count(len(disks), "block.count")

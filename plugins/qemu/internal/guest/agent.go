@@ -23,8 +23,8 @@ const (
 
 // agentShutdown asks the guest's agent to power down or reboot. The agent does not answer when it does so; its silence is success
 // once it has answered that it is there. Protocol: https://www.qemu.org/docs/master/interop/qemu-ga-ref.html
-func (g *Guest) agentShutdown(ctx context.Context, mode string, connected bool) error {
-	if g.cfg.Facts.AgentPath == "" {
+func agentShutdown(ctx context.Context, path, mode string, connected bool) error {
+	if path == "" {
 		return verr.New(verr.ArgumentUnsupported, "QEMU guest agent is not configured")
 	}
 	if !connected {
@@ -32,7 +32,7 @@ func (g *Guest) agentShutdown(ctx context.Context, mode string, connected bool) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTime)
 	defer cancel()
-	if err := agentTell(ctx, g.cfg.Facts.AgentPath, mode); err != nil {
+	if err := agentTell(ctx, path, mode); err != nil {
 		return verr.New(verr.AgentUnresponsive, "Guest agent is not responding: %w", err)
 	}
 	return nil

@@ -209,8 +209,9 @@ func (g *Guest) powerDown(ctx context.Context, modes uint32, agentMode string, r
 		return verr.New(verr.InvalidArg, "unsupported flags (0x%x)", unknown)
 	}
 	var connected bool
+	var agent string
 	err := g.with(ctx, func() error {
-		connected = g.machine.agent
+		connected, agent = g.machine.agent, g.machine.facts.AgentPath
 		if s := g.machine.now.State; s != pb.State_STATE_RUNNING && s != pb.State_STATE_PAUSED {
 			return verr.New(verr.OperationInvalid, "domain is %s", stateNames[s])
 		}
@@ -220,7 +221,7 @@ func (g *Guest) powerDown(ctx context.Context, modes uint32, agentMode string, r
 		return err
 	}
 	if modes&ModeAgent != 0 || (modes == 0 && connected) {
-		err := g.agentShutdown(ctx, agentMode, connected)
+		err := agentShutdown(ctx, agent, agentMode, connected)
 		if err == nil || modes&ModeACPI == 0 && modes != 0 {
 			return err
 		}

@@ -57,6 +57,8 @@ type Config struct {
 	Log hclog.Logger
 	// Changed is told what happens by itself, in order, from the owner's goroutine. It must not block.
 	Changed func(*pb.Change)
+	// Devices is told what QEMU says about devices by itself, from the owner's goroutine. It must not block; nil means that nobody cares.
+	Devices func(*Guest, DeviceNews)
 	// Remember is told each new state, for Recall after a restart. It must not block.
 	Remember func(Memory)
 	// Ended is told once that QEMU is gone, from the owner's goroutine after the last Changed. The change is nil if a call to Stop
@@ -159,6 +161,7 @@ func (g *Guest) follow(ev qmp.Event) {
 		g.cfg.Log.Warn("events of guest lost", "count", ev.Lost)
 		g.resync()
 	}
+	g.followDevice(ev)
 	change, next, err := g.machine.handle(ev)
 	if err != nil {
 		g.cfg.Log.Warn("event of guest not understood", "event", ev.Name, "error", err)

@@ -65,10 +65,16 @@ type machine struct {
 }
 
 func newMachine(facts Facts, now condition) *machine {
+	m := &machine{now: now, resumeReason: runningUnpaused, pauseReason: pausedUnknown}
+	m.setFacts(facts)
+	return m
+}
+
+func (m *machine) setFacts(facts Facts) {
 	facts.OnPoweroff = orElse(facts.OnPoweroff, Destroy)
 	facts.OnReboot = orElse(facts.OnReboot, Restart)
 	facts.OnCrash = orElse(facts.OnCrash, Destroy)
-	return &machine{facts: facts, now: now, resumeReason: runningUnpaused, pauseReason: pausedUnknown}
+	m.facts = facts
 }
 
 func orElse(a, b Action) Action {

@@ -11,6 +11,7 @@ import (
 
 // resync asks for the state after events were missed.
 func (g *Guest) resync() {
+	g.missDevices()
 	g.background(func(ctx context.Context) {
 		status, err := g.queryStatus(ctx)
 		if err != nil {

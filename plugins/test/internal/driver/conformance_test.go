@@ -23,6 +23,9 @@ func TestConformance(t *testing.T) {
 		Plugin:     func() plugin.Plugin { return driver.Plugin("0.0.0") },
 		Connection: "default",
 		Definition: definition,
+		Device: func(*testing.T) string {
+			return "<disk type='file' device='disk'><source file='/images/b'/><target dev='vdb' bus='virtio'/></disk>"
+		},
 		Kill: func(t *testing.T, guest *pb.Guest, _ *pb.Handle, settings plugin.Settings) {
 			if err := os.Remove(filepath.Join(settings.RuntimeDir, guest.GetUuid()+".guest")); err != nil {
 				t.Fatal(err)

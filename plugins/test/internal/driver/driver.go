@@ -1,7 +1,7 @@
 // Package driver is the test driver, and the one to read before writing another: a whole hypervisor driver whose hypervisor is a
 // folder of small files. Read it in this order: driver.go (what there is), start.go, stop.go and recover.go (the required methods that
-// make and end lives), guest.go (one life), lifecycle.go (changes of state), then the optional services save.go, console.go,
-// screen.go, stats.go and capabilities.go. Package fault tells how to make it fail at any point.
+// make and end lives), guest.go (one life), lifecycle.go (changes of state), devices.go (changes of devices), then the optional services
+// save.go, console.go, screen.go, stats.go and capabilities.go. Package fault tells how to make it fail at any point.
 //
 // The core owns the definitions. The driver owns nothing that it cannot find again: a guest is a file (package record), a life that
 // this process is in charge of is a guest in memory, made by Start or Recover. Descriptors of locks are kept open by this process
@@ -49,6 +49,7 @@ var (
 	_ hypervisor.Driver        = (*Driver)(nil)
 	_ hypervisor.Lifecycle     = (*Driver)(nil)
 	_ hypervisor.Keyboard      = (*Driver)(nil)
+	_ hypervisor.Devices       = (*Driver)(nil)
 	_ hypervisor.Console       = (*Driver)(nil)
 	_ hypervisor.Screenshooter = (*Driver)(nil)
 	_ hypervisor.Stats         = (*Driver)(nil)

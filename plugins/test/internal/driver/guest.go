@@ -17,9 +17,11 @@ type guest struct {
 	identity *pb.Guest
 	ended    chan struct{} // closed when the life is over, or this process no longer in charge
 
-	mu       sync.Mutex // guards all below; taken before the driver's
-	record   record.Record
-	leases   []*os.File
+	mu     sync.Mutex // guards all below; taken before the driver's
+	record record.Record
+	leases []*os.File
+	// plugged are the descriptors of locks of devices that were attached, by what tells the devices apart.
+	plugged  map[string][]*os.File
 	timers   []*time.Timer
 	consoles map[string]*console
 	saving   *saving // nil while nothing is saved
@@ -111,6 +113,9 @@ func (g *guest) letGo() {
 		c.shut()
 	}
 	closeAll(g.leases)
+	for _, files := range g.plugged {
+		closeAll(files)
+	}
 }
 
 // snapshot returns the guest's record as it is now.

@@ -59,17 +59,27 @@ func (d *Driver) Suspend(ctx context.Context, req *pb.SuspendRequest) (*pb.Suspe
 	return &pb.SuspendResponse{Change: change}, err
 }
 
-// Resume lets it go on.
+// Resume lets it go on, with the locks that were taken for it again.
 func (d *Driver) Resume(ctx context.Context, req *pb.ResumeRequest) (*pb.ResumeResponse, error) {
+	leases, err := d.takeLeases(ctx, req.GetLeases())
+	if err != nil {
+		return nil, err
+	}
 	change, err := d.change(ctx, req.GetGuest(), "resume", func(g *guest, r *record.Record) (*pb.Change, error) {
 		if r.State != pb.State_STATE_PAUSED {
 			return nil, verr.New(verr.OperationInvalid, "domain is not paused")
 		}
-		if reason := req.GetReason(); reason != 0 {
-			return d.become(g, r, pb.State_STATE_RUNNING, reason, lifecycle(eventResumed, resumedFromSnapshot))
+		reason, detail := int32(runningUnpaused), int32(resumedUnpaused)
+		if r := req.GetReason(); r != 0 {
+			reason, detail = r, resumedFromSnapshot
 		}
-		return d.become(g, r, pb.State_STATE_RUNNING, runningUnpaused, lifecycle(eventResumed, resumedUnpaused))
+		change, err := d.become(g, r, pb.State_STATE_RUNNING, reason, lifecycle(eventResumed, detail))
+		if err == nil && len(leases) > 0 {
+			leases = g.relock(leases)
+		}
+		return change, err
 	})
+	closeAll(leases)
 	return &pb.ResumeResponse{Change: change}, err
 }
 

@@ -64,6 +64,9 @@ func (d *Driver) running(req *pb.RecoverRequest, r *record.Record) (*pb.RecoverR
 	if err != nil {
 		return nil, err
 	}
+	if r.Live != "" {
+		liveXML = r.Live
+	}
 	if _, err := d.find(req.GetGuest()); err != nil {
 		return nil, err
 	}

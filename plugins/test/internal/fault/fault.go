@@ -43,8 +43,16 @@ const (
 var Points = []string{
 	"validate", "start", "start.done", "stop", "stop.done", "recover", "inspect", "shutdown", "shutdown.done", "reboot",
 	"reboot.done", "reset", "suspend", "suspend.done", "resume", "resume.done", "send-key", "inject-nmi", "console", "screenshot",
-	"stats", "save", "save.write", "save.done", "abort-save", "restore", "restore.done",
+	"stats", "save", "save.write", "save.done", "abort-save", "restore", "restore.done", "attach", "attach.done", "detach", "detach.done",
+	"update", "update.done", UnplugSlow, UnplugRefused,
 }
+
+// Points of a guest that is asked to give a device up, which does not fail the call as others do: an error at the first makes the guest take
+// its time, one at the second makes it refuse.
+const (
+	UnplugSlow    = "unplug.slow"
+	UnplugRefused = "unplug.refused"
+)
 
 // Kinds of acts.
 const (

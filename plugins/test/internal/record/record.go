@@ -21,7 +21,7 @@ import (
 )
 
 // maxSize bounds a file, in bytes.
-const maxSize = 1 << 20
+const maxSize = 16 << 20
 
 // Record is all that there is to a pretended guest.
 type Record struct {
@@ -39,6 +39,8 @@ type Record struct {
 	RunningSince time.Time     `json:"running_since"`
 	// Shape is what of the definition matters while it lives.
 	Shape define.Shape `json:"shape"`
+	// Live is the live definition of a guest whose devices have changed, empty for any other.
+	Live string `json:"live,omitempty"`
 	// Acts are what it will do by itself.
 	Acts []fault.Act `json:"acts,omitempty"`
 }

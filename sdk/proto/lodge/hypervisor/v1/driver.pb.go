@@ -14,9 +14,8 @@
 // answer to Start was lost, with the UUID and generation alone), and the driver says what became of the guest. Recover is the
 // only way back, whether after a crash of the driver, a restart of the core, an upgrade or a boot.
 //
-// A required service, DriverService, makes a driver. LifecycleService, ConsoleService, StatsService and CapabilityService are
-// optional; a driver that does not register one has its calls refused with VIR_ERR_NO_SUPPORT by the core. Devices, snapshots,
-// checkpoints, block jobs, migration and the guest agent will be services of their own.
+// A required service, DriverService, makes a driver. LifecycleService, DeviceService, ConsoleService, StatsService and CapabilityService
+// are optional; a driver that does not register one has its calls refused with VIR_ERR_NO_SUPPORT by the core. Snapshots, checkpoints, block jobs, migration and the guest agent will be services of their own.
 
 package hypervisorv1
 
@@ -1366,7 +1365,8 @@ type WatchEvent struct {
 	Guest *Guest `protobuf:"bytes,3,opt,name=guest,proto3" json:"guest,omitempty"`
 	// What happened.
 	Change *Change `protobuf:"bytes,4,opt,name=change,proto3" json:"change,omitempty"`
-	// The live XML, where it changed.
+	// The live XML, where it changed. The answer of a later call may overtake the event, so the core asks Recover for the present one, and
+	// tells by what has changed in it which devices came and went.
 	LiveXml       string `protobuf:"bytes,5,opt,name=live_xml,json=liveXml,proto3" json:"live_xml,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

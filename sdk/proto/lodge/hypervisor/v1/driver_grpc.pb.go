@@ -14,9 +14,8 @@
 // answer to Start was lost, with the UUID and generation alone), and the driver says what became of the guest. Recover is the
 // only way back, whether after a crash of the driver, a restart of the core, an upgrade or a boot.
 //
-// A required service, DriverService, makes a driver. LifecycleService, ConsoleService, StatsService and CapabilityService are
-// optional; a driver that does not register one has its calls refused with VIR_ERR_NO_SUPPORT by the core. Devices, snapshots,
-// checkpoints, block jobs, migration and the guest agent will be services of their own.
+// A required service, DriverService, makes a driver. LifecycleService, DeviceService, ConsoleService, StatsService and CapabilityService
+// are optional; a driver that does not register one has its calls refused with VIR_ERR_NO_SUPPORT by the core. Snapshots, checkpoints, block jobs, migration and the guest agent will be services of their own.
 
 package hypervisorv1
 

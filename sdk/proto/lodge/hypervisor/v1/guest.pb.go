@@ -334,6 +334,10 @@ type Event struct {
 	//	*Event_PmSuspend
 	//	*Event_MetadataChange
 	//	*Event_LeaseLost
+	//	*Event_DeviceAdded
+	//	*Event_DeviceRemoved
+	//	*Event_DeviceRemovalFailed
+	//	*Event_DiskChange
 	//	*Event_JobCompleted
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
@@ -494,6 +498,42 @@ func (x *Event) GetLeaseLost() *LeaseLostEvent {
 	return nil
 }
 
+func (x *Event) GetDeviceAdded() *DeviceAddedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceAdded); ok {
+			return x.DeviceAdded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDeviceRemoved() *DeviceRemovedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceRemoved); ok {
+			return x.DeviceRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDeviceRemovalFailed() *DeviceRemovalFailedEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DeviceRemovalFailed); ok {
+			return x.DeviceRemovalFailed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDiskChange() *DiskChangeEvent {
+	if x != nil {
+		if x, ok := x.Event.(*Event_DiskChange); ok {
+			return x.DiskChange
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetJobCompleted() *JobCompletedEvent {
 	if x != nil {
 		if x, ok := x.Event.(*Event_JobCompleted); ok {
@@ -572,6 +612,26 @@ type Event_LeaseLost struct {
 	LeaseLost *LeaseLostEvent `protobuf:"bytes,13,opt,name=lease_lost,json=leaseLost,proto3,oneof"`
 }
 
+type Event_DeviceAdded struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_ADDED.
+	DeviceAdded *DeviceAddedEvent `protobuf:"bytes,20,opt,name=device_added,json=deviceAdded,proto3,oneof"`
+}
+
+type Event_DeviceRemoved struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED.
+	DeviceRemoved *DeviceRemovedEvent `protobuf:"bytes,21,opt,name=device_removed,json=deviceRemoved,proto3,oneof"`
+}
+
+type Event_DeviceRemovalFailed struct {
+	// VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED.
+	DeviceRemovalFailed *DeviceRemovalFailedEvent `protobuf:"bytes,22,opt,name=device_removal_failed,json=deviceRemovalFailed,proto3,oneof"`
+}
+
+type Event_DiskChange struct {
+	// VIR_DOMAIN_EVENT_ID_DISK_CHANGE.
+	DiskChange *DiskChangeEvent `protobuf:"bytes,23,opt,name=disk_change,json=diskChange,proto3,oneof"`
+}
+
 type Event_JobCompleted struct {
 	// VIR_DOMAIN_EVENT_ID_JOB_COMPLETED; the core's own.
 	JobCompleted *JobCompletedEvent `protobuf:"bytes,30,opt,name=job_completed,json=jobCompleted,proto3,oneof"`
@@ -602,6 +662,14 @@ func (*Event_PmSuspend) isEvent_Event() {}
 func (*Event_MetadataChange) isEvent_Event() {}
 
 func (*Event_LeaseLost) isEvent_Event() {}
+
+func (*Event_DeviceAdded) isEvent_Event() {}
+
+func (*Event_DeviceRemoved) isEvent_Event() {}
+
+func (*Event_DeviceRemovalFailed) isEvent_Event() {}
+
+func (*Event_DiskChange) isEvent_Event() {}
 
 func (*Event_JobCompleted) isEvent_Event() {}
 
@@ -1439,6 +1507,217 @@ func (x *JobCompletedEvent) GetProcessedBytes() uint64 {
 	return 0
 }
 
+// DeviceAddedEvent: a device was plugged in.
+type DeviceAddedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the device, for example "virtio-disk1".
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceAddedEvent) Reset() {
+	*x = DeviceAddedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceAddedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceAddedEvent) ProtoMessage() {}
+
+func (x *DeviceAddedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceAddedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceAddedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeviceAddedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DeviceRemovedEvent: a device is gone for sure.
+type DeviceRemovedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias that the device had.
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRemovedEvent) Reset() {
+	*x = DeviceRemovedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRemovedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRemovedEvent) ProtoMessage() {}
+
+func (x *DeviceRemovedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRemovedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceRemovedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DeviceRemovedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DeviceRemovalFailedEvent: the guest has refused to give a device up.
+type DeviceRemovalFailedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the device.
+	Alias         string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRemovalFailedEvent) Reset() {
+	*x = DeviceRemovalFailedEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRemovalFailedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRemovalFailedEvent) ProtoMessage() {}
+
+func (x *DeviceRemovalFailedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRemovalFailedEvent.ProtoReflect.Descriptor instead.
+func (*DeviceRemovalFailedEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DeviceRemovalFailedEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DiskChangeEvent: a drive has another medium, or none.
+type DiskChangeEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Alias of the drive.
+	Alias string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Path of the image that was in it, or empty.
+	OldPath string `protobuf:"bytes,2,opt,name=old_path,json=oldPath,proto3" json:"old_path,omitempty"`
+	// Path of the image that is in it, or empty.
+	NewPath string `protobuf:"bytes,3,opt,name=new_path,json=newPath,proto3" json:"new_path,omitempty"`
+	// virConnectDomainEventDiskChangeReason: 0 changed, 1 dropped because it is missing.
+	Reason        int32 `protobuf:"varint,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskChangeEvent) Reset() {
+	*x = DiskChangeEvent{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskChangeEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskChangeEvent) ProtoMessage() {}
+
+func (x *DiskChangeEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskChangeEvent.ProtoReflect.Descriptor instead.
+func (*DiskChangeEvent) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DiskChangeEvent) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetOldPath() string {
+	if x != nil {
+		return x.OldPath
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetNewPath() string {
+	if x != nil {
+		return x.NewPath
+	}
+	return ""
+}
+
+func (x *DiskChangeEvent) GetReason() int32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
+}
+
 // Summary is what lists show of a definition without parsing it.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1466,7 +1745,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1757,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[19]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1770,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{19}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Summary) GetUuid() string {
@@ -1577,7 +1856,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1868,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[20]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1881,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{20}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Resolved) GetCgroup() string {
@@ -1657,7 +1936,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1948,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[21]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1961,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{21}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Lease) GetToken() []byte {
@@ -1726,7 +2005,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +2017,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[22]
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +2030,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{22}
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Disk) GetTarget() string {
@@ -1792,7 +2071,8 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x06Change\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.lodge.hypervisor.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\x05R\x06reason\x122\n" +
-	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xfe\a\n" +
+	"\x06events\x18\x03 \x03(\v2\x1a.lodge.hypervisor.v1.EventR\x06events\"\xca\n" +
+	"\n" +
 	"\x05Event\x12C\n" +
 	"\tlifecycle\x18\x01 \x01(\v2#.lodge.hypervisor.v1.LifecycleEventH\x00R\tlifecycle\x12:\n" +
 	"\x06reboot\x18\x02 \x01(\v2 .lodge.hypervisor.v1.RebootEventH\x00R\x06reboot\x12D\n" +
@@ -1811,7 +2091,12 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"pm_suspend\x18\v \x01(\v2#.lodge.hypervisor.v1.PMSuspendEventH\x00R\tpmSuspend\x12S\n" +
 	"\x0fmetadata_change\x18\f \x01(\v2(.lodge.hypervisor.v1.MetadataChangeEventH\x00R\x0emetadataChange\x12D\n" +
 	"\n" +
-	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLost\x12M\n" +
+	"lease_lost\x18\r \x01(\v2#.lodge.hypervisor.v1.LeaseLostEventH\x00R\tleaseLost\x12J\n" +
+	"\fdevice_added\x18\x14 \x01(\v2%.lodge.hypervisor.v1.DeviceAddedEventH\x00R\vdeviceAdded\x12P\n" +
+	"\x0edevice_removed\x18\x15 \x01(\v2'.lodge.hypervisor.v1.DeviceRemovedEventH\x00R\rdeviceRemoved\x12c\n" +
+	"\x15device_removal_failed\x18\x16 \x01(\v2-.lodge.hypervisor.v1.DeviceRemovalFailedEventH\x00R\x13deviceRemovalFailed\x12G\n" +
+	"\vdisk_change\x18\x17 \x01(\v2$.lodge.hypervisor.v1.DiskChangeEventH\x00R\n" +
+	"diskChange\x12M\n" +
 	"\rjob_completed\x18\x1e \x01(\v2&.lodge.hypervisor.v1.JobCompletedEventH\x00R\fjobCompletedB\a\n" +
 	"\x05event\">\n" +
 	"\x0eLifecycleEvent\x12\x14\n" +
@@ -1863,7 +2148,18 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"elapsed_ms\x18\x02 \x01(\x04R\telapsedMs\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
 	"totalBytes\x12'\n" +
-	"\x0fprocessed_bytes\x18\x04 \x01(\x04R\x0eprocessedBytes\"\xf9\x01\n" +
+	"\x0fprocessed_bytes\x18\x04 \x01(\x04R\x0eprocessedBytes\"(\n" +
+	"\x10DeviceAddedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"*\n" +
+	"\x12DeviceRemovedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"0\n" +
+	"\x18DeviceRemovalFailedEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\"u\n" +
+	"\x0fDiskChangeEvent\x12\x14\n" +
+	"\x05alias\x18\x01 \x01(\tR\x05alias\x12\x19\n" +
+	"\bold_path\x18\x02 \x01(\tR\aoldPath\x12\x19\n" +
+	"\bnew_path\x18\x03 \x01(\tR\anewPath\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\x05R\x06reason\"\xf9\x01\n" +
 	"\aSummary\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1913,34 +2209,38 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
-	(State)(0),                  // 0: lodge.hypervisor.v1.State
-	(*Guest)(nil),               // 1: lodge.hypervisor.v1.Guest
-	(*Handle)(nil),              // 2: lodge.hypervisor.v1.Handle
-	(*Change)(nil),              // 3: lodge.hypervisor.v1.Change
-	(*Event)(nil),               // 4: lodge.hypervisor.v1.Event
-	(*LifecycleEvent)(nil),      // 5: lodge.hypervisor.v1.LifecycleEvent
-	(*RebootEvent)(nil),         // 6: lodge.hypervisor.v1.RebootEvent
-	(*RtcChangeEvent)(nil),      // 7: lodge.hypervisor.v1.RtcChangeEvent
-	(*WatchdogEvent)(nil),       // 8: lodge.hypervisor.v1.WatchdogEvent
-	(*IOErrorEvent)(nil),        // 9: lodge.hypervisor.v1.IOErrorEvent
-	(*GraphicsEvent)(nil),       // 10: lodge.hypervisor.v1.GraphicsEvent
-	(*GraphicsAddress)(nil),     // 11: lodge.hypervisor.v1.GraphicsAddress
-	(*TrayChangeEvent)(nil),     // 12: lodge.hypervisor.v1.TrayChangeEvent
-	(*BalloonChangeEvent)(nil),  // 13: lodge.hypervisor.v1.BalloonChangeEvent
-	(*AgentLifecycleEvent)(nil), // 14: lodge.hypervisor.v1.AgentLifecycleEvent
-	(*PMWakeupEvent)(nil),       // 15: lodge.hypervisor.v1.PMWakeupEvent
-	(*PMSuspendEvent)(nil),      // 16: lodge.hypervisor.v1.PMSuspendEvent
-	(*MetadataChangeEvent)(nil), // 17: lodge.hypervisor.v1.MetadataChangeEvent
-	(*LeaseLostEvent)(nil),      // 18: lodge.hypervisor.v1.LeaseLostEvent
-	(*JobCompletedEvent)(nil),   // 19: lodge.hypervisor.v1.JobCompletedEvent
-	(*Summary)(nil),             // 20: lodge.hypervisor.v1.Summary
-	(*Resolved)(nil),            // 21: lodge.hypervisor.v1.Resolved
-	(*Lease)(nil),               // 22: lodge.hypervisor.v1.Lease
-	(*Disk)(nil),                // 23: lodge.hypervisor.v1.Disk
-	(v1.Action)(0),              // 24: lodge.lock.v1.Action
-	(*v1.Registration)(nil),     // 25: lodge.lock.v1.Registration
+	(State)(0),                       // 0: lodge.hypervisor.v1.State
+	(*Guest)(nil),                    // 1: lodge.hypervisor.v1.Guest
+	(*Handle)(nil),                   // 2: lodge.hypervisor.v1.Handle
+	(*Change)(nil),                   // 3: lodge.hypervisor.v1.Change
+	(*Event)(nil),                    // 4: lodge.hypervisor.v1.Event
+	(*LifecycleEvent)(nil),           // 5: lodge.hypervisor.v1.LifecycleEvent
+	(*RebootEvent)(nil),              // 6: lodge.hypervisor.v1.RebootEvent
+	(*RtcChangeEvent)(nil),           // 7: lodge.hypervisor.v1.RtcChangeEvent
+	(*WatchdogEvent)(nil),            // 8: lodge.hypervisor.v1.WatchdogEvent
+	(*IOErrorEvent)(nil),             // 9: lodge.hypervisor.v1.IOErrorEvent
+	(*GraphicsEvent)(nil),            // 10: lodge.hypervisor.v1.GraphicsEvent
+	(*GraphicsAddress)(nil),          // 11: lodge.hypervisor.v1.GraphicsAddress
+	(*TrayChangeEvent)(nil),          // 12: lodge.hypervisor.v1.TrayChangeEvent
+	(*BalloonChangeEvent)(nil),       // 13: lodge.hypervisor.v1.BalloonChangeEvent
+	(*AgentLifecycleEvent)(nil),      // 14: lodge.hypervisor.v1.AgentLifecycleEvent
+	(*PMWakeupEvent)(nil),            // 15: lodge.hypervisor.v1.PMWakeupEvent
+	(*PMSuspendEvent)(nil),           // 16: lodge.hypervisor.v1.PMSuspendEvent
+	(*MetadataChangeEvent)(nil),      // 17: lodge.hypervisor.v1.MetadataChangeEvent
+	(*LeaseLostEvent)(nil),           // 18: lodge.hypervisor.v1.LeaseLostEvent
+	(*JobCompletedEvent)(nil),        // 19: lodge.hypervisor.v1.JobCompletedEvent
+	(*DeviceAddedEvent)(nil),         // 20: lodge.hypervisor.v1.DeviceAddedEvent
+	(*DeviceRemovedEvent)(nil),       // 21: lodge.hypervisor.v1.DeviceRemovedEvent
+	(*DeviceRemovalFailedEvent)(nil), // 22: lodge.hypervisor.v1.DeviceRemovalFailedEvent
+	(*DiskChangeEvent)(nil),          // 23: lodge.hypervisor.v1.DiskChangeEvent
+	(*Summary)(nil),                  // 24: lodge.hypervisor.v1.Summary
+	(*Resolved)(nil),                 // 25: lodge.hypervisor.v1.Resolved
+	(*Lease)(nil),                    // 26: lodge.hypervisor.v1.Lease
+	(*Disk)(nil),                     // 27: lodge.hypervisor.v1.Disk
+	(v1.Action)(0),                   // 28: lodge.lock.v1.Action
+	(*v1.Registration)(nil),          // 29: lodge.lock.v1.Registration
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -1958,18 +2258,22 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	16, // 12: lodge.hypervisor.v1.Event.pm_suspend:type_name -> lodge.hypervisor.v1.PMSuspendEvent
 	17, // 13: lodge.hypervisor.v1.Event.metadata_change:type_name -> lodge.hypervisor.v1.MetadataChangeEvent
 	18, // 14: lodge.hypervisor.v1.Event.lease_lost:type_name -> lodge.hypervisor.v1.LeaseLostEvent
-	19, // 15: lodge.hypervisor.v1.Event.job_completed:type_name -> lodge.hypervisor.v1.JobCompletedEvent
-	11, // 16: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	11, // 17: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	24, // 18: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
-	22, // 19: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
-	23, // 20: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	25, // 21: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	20, // 15: lodge.hypervisor.v1.Event.device_added:type_name -> lodge.hypervisor.v1.DeviceAddedEvent
+	21, // 16: lodge.hypervisor.v1.Event.device_removed:type_name -> lodge.hypervisor.v1.DeviceRemovedEvent
+	22, // 17: lodge.hypervisor.v1.Event.device_removal_failed:type_name -> lodge.hypervisor.v1.DeviceRemovalFailedEvent
+	23, // 18: lodge.hypervisor.v1.Event.disk_change:type_name -> lodge.hypervisor.v1.DiskChangeEvent
+	19, // 19: lodge.hypervisor.v1.Event.job_completed:type_name -> lodge.hypervisor.v1.JobCompletedEvent
+	11, // 20: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	11, // 21: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
+	28, // 22: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
+	26, // 23: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
+	27, // 24: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
+	29, // 25: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -1991,6 +2295,10 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 		(*Event_PmSuspend)(nil),
 		(*Event_MetadataChange)(nil),
 		(*Event_LeaseLost)(nil),
+		(*Event_DeviceAdded)(nil),
+		(*Event_DeviceRemoved)(nil),
+		(*Event_DeviceRemovalFailed)(nil),
+		(*Event_DiskChange)(nil),
 		(*Event_JobCompleted)(nil),
 	}
 	type x struct{}
@@ -1999,7 +2307,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

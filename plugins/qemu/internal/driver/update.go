@@ -1,0 +1,311 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
+	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
+	"github.com/lodgevirt/lodge/sdk/domxml"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// How long a guest that has locked its tray is waited for, and how often it is looked at.
+const (
+	trayTime  = 10 * time.Second
+	trayPause = 100 * time.Millisecond
+)
+
+// UpdateDevice implements hypervisor.Devices: the media of drives, and the links of network cards.
+func (d *Driver) UpdateDevice(ctx context.Context, req *pb.UpdateDeviceRequest) (*pb.UpdateDeviceResponse, error) {
+	dev, err := domxml.ParseDevice(req.GetDeviceXml())
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.begin(ctx, req.GetGuest())
+	if err != nil {
+		return nil, err
+	}
+	defer c.end(ctx)
+	live := cmdline.Clone(c.life.live())
+	present, err := domxml.FindDevice(live.Devices, dev)
+	if err != nil {
+		return nil, err
+	}
+	u := &updating{change: c, live: live, present: present, want: dev, req: req}
+	resp := &pb.UpdateDeviceResponse{Change: &pb.Change{}}
+	switch dev.Kind {
+	case "disk":
+		resp.Change, err = u.disk(ctx)
+	case "interface":
+		err = u.link(ctx)
+	default:
+		err = verr.New(verr.OperationUnsupported, "live update of device '%s' is not supported", dev.Kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := c.guest.SetFacts(ctx, facts(c.life.live())); err != nil {
+		return nil, err
+	}
+	resp.LiveXml = c.life.xml()
+	resp.DeviceXml, err = present.XML()
+	return resp, err
+}
+
+// updating is one device that is being changed.
+type updating struct {
+	*change
+	live *libvirtxml.Domain
+	// present is the device in a copy of the live definition, which becomes what is wanted.
+	present, want domxml.Device
+	req           *pb.UpdateDeviceRequest
+}
+
+// link plugs the cable of a network card in or out.
+func (u *updating) link(ctx context.Context) error {
+	if field := domxml.Difference(u.want, u.present, "link"); field != "" {
+		return verr.New(verr.OperationUnsupported, "cannot modify field '%s' of the network interface", field)
+	}
+	have, want := u.present.Value.(*libvirtxml.DomainInterface), u.want.Value.(*libvirtxml.DomainInterface)
+	have.Link = want.Link
+	up := want.Link == nil || want.Link.State != "down"
+	i := &intent{Alias: u.present.Alias(), Finish: []cmdline.Order{cmdline.SetLink(u.present.Alias(), up)}}
+	var err error
+	if i.Live, err = domxml.Format(u.live); err != nil {
+		return fmt.Errorf("write live xml: %w", err)
+	}
+	if err := i.write(u.life); err != nil {
+		return err
+	}
+	if err := u.life.pass(ctx); err != nil {
+		return err
+	}
+	if err := u.life.complete(ctx, u.talk, i); err != nil {
+		return guest.Explain(ctx, "set_link", err)
+	}
+	return nil
+}
+
+// disk changes the medium of a drive.
+func (u *updating) disk(ctx context.Context) (*pb.Change, error) {
+	drive, want := u.present.Value.(*libvirtxml.DomainDisk), u.want.Value.(*libvirtxml.DomainDisk)
+	if field := domxml.Difference(u.want, u.present, "source", "driver", "backingStore", "mirror"); field != "" {
+		return nil, verr.New(verr.OperationUnsupported, "cannot modify field '%s' of the disk", field)
+	}
+	before, after := domxml.SourcePath(drive.Source), domxml.SourcePath(want.Source)
+	switch {
+	case drive.Device != "cdrom" && drive.Device != "floppy":
+		if before != after {
+			return nil, verr.New(verr.OperationUnsupported, "cannot modify field 'source' of the disk")
+		}
+		return &pb.Change{}, nil
+	case before == after:
+		return &pb.Change{}, nil
+	}
+	m, err := u.medium(drive, want, after)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.run(ctx); err != nil {
+		return nil, err
+	}
+	return &pb.Change{Events: []*pb.Event{{Event: &pb.Event_DiskChange{DiskChange: &pb.DiskChangeEvent{
+		Alias: u.present.Alias(), OldPath: before, NewPath: after,
+	}}}}}, nil
+}
+
+// medium is the change of a drive's medium.
+type medium struct {
+	*updating
+	intent *intent
+	locks  locks
+	steps  []cmdline.Step
+	drive  *libvirtxml.DomainDisk
+}
+
+// medium turns the drive into what it will be, and prepares the way there.
+func (u *updating) medium(drive, want *libvirtxml.DomainDisk, path string) (*medium, error) {
+	m := &medium{updating: u, drive: drive, intent: &intent{
+		Alias: u.present.Alias(), Medium: true, Old: cmdline.TopNode(drive), Drop: cmdline.MediumDel(drive), Back: diskTargets(drive),
+		User: u.present.Alias(),
+	}}
+	drive.Source, drive.BackingStore = nil, nil
+	if path == "" {
+		return m, nil
+	}
+	drive.Source, drive.BackingStore = want.Source, want.BackingStore
+	drive.Source.Index = 0
+	if drive.Driver == nil {
+		drive.Driver = &libvirtxml.DomainDiskDriver{Name: "qemu"}
+	}
+	drive.Driver.Type = "raw"
+	if want.Driver != nil && want.Driver.Type != "" {
+		drive.Driver.Type = want.Driver.Type
+	}
+	var err error
+	if m.steps, err = cmdline.Medium(u.life.live(), drive, u.plan(u.req.GetDisks())); err != nil {
+		return nil, err
+	}
+	for _, s := range m.steps {
+		m.intent.Undo = append(m.intent.Undo, s.Undo)
+	}
+	slices.Reverse(m.intent.Undo)
+	m.intent.New = cmdline.TopNode(drive)
+	return m, nil
+}
+
+func (m *medium) run(ctx context.Context) error {
+	var err error
+	m.locks, err = m.driver.takeLocks(ctx, m.req.GetLeases())
+	defer m.locks.close()
+	if err == nil {
+		err = m.intend()
+	}
+	if err != nil {
+		m.life.takeBack(m.intent.Given)
+		return err
+	}
+	if err := m.orders(ctx); err != nil {
+		return m.life.undo(ctx, m.talk, m.intent, err)
+	}
+	if err := m.life.pass(ctx); err != nil {
+		return err
+	}
+	if err := m.life.complete(ctx, m.talk, m.intent); err != nil {
+		return verr.New(verr.OperationFailed, "medium of '%s' was changed, and could not be noted: %w", m.intent.Alias, err)
+	}
+	return nil
+}
+
+// intend gives the new medium to the guest's user and notes the change.
+func (m *medium) intend() error {
+	i := m.intent
+	i.Locks = m.locks.names()
+	i.Finish = []cmdline.Order{cmdline.CloseTray(i.Alias)}
+	var err error
+	if i.Live, err = domxml.Format(m.live); err != nil {
+		return fmt.Errorf("write live xml: %w", err)
+	}
+	if i.Given, err = m.give(m.drive); err != nil {
+		return err
+	}
+	return i.write(m.life)
+}
+
+// orders opens the new medium, then the tray, and changes the media.
+func (m *medium) orders(ctx context.Context) error {
+	if err := m.locks.hand(ctx, m.change); err != nil {
+		return err
+	}
+	var list []cmdline.Order
+	for _, s := range m.steps {
+		list = append(list, s.Do)
+	}
+	list = append(list, cmdline.OpenTray(m.intent.Alias, m.req.GetForce()))
+	if err := m.tell(ctx, list...); err != nil {
+		return err
+	}
+	if err := m.awaitTray(ctx); err != nil {
+		return err
+	}
+	list = nil
+	if m.intent.Old != "" {
+		list = append(list, cmdline.RemoveMedium(m.intent.Alias))
+	}
+	if m.intent.New != "" {
+		list = append(list, cmdline.InsertMedium(m.intent.Alias, m.intent.New))
+	}
+	return m.tell(ctx, list...)
+}
+
+func (m *medium) tell(ctx context.Context, orders ...cmdline.Order) error {
+	for _, o := range orders {
+		if err := m.life.pass(ctx); err != nil {
+			return err
+		}
+		if err := m.talk.tell(ctx, o); err != nil {
+			return guest.Explain(ctx, o.Name, err)
+		}
+	}
+	return nil
+}
+
+// awaitTray waits for a guest that was asked to open its tray.
+func (m *medium) awaitTray(ctx context.Context) error {
+	late := time.NewTimer(trayTime)
+	defer late.Stop()
+	for {
+		drive, err := lookAtDrive(ctx, m.talk, m.intent.Alias)
+		if err != nil {
+			return guest.Explain(ctx, "query-block", err)
+		}
+		if drive.open {
+			return nil
+		}
+		select {
+		case <-late.C:
+			return verr.New(verr.OperationFailed, "timed out waiting to open tray of '%s': the guest has locked it", m.drive.Target.Dev)
+		case <-ctx.Done():
+			return verr.New(verr.OperationTimeout, "wait for tray of '%s': %w", m.drive.Target.Dev, ctx.Err())
+		case <-time.After(trayPause):
+		}
+	}
+}
+
+// driveState is what QEMU says of a drive.
+type driveState struct {
+	// node is the block node of the medium, or empty.
+	node string
+	// open says that the tray is, or that there is none.
+	open bool
+}
+
+func lookAtDrive(ctx context.Context, t talk, alias string) (driveState, error) {
+	var list []struct {
+		QDev     string `json:"qdev"`
+		TrayOpen *bool  `json:"tray_open"`
+		Inserted *struct {
+			Node string `json:"node-name"`
+		} `json:"inserted"`
+	}
+	if err := t(ctx, &qmp.Command{Name: "query-block", Reply: &list}); err != nil {
+		return driveState{}, err
+	}
+	for _, b := range list {
+		if !isDevice(b.QDev, alias) {
+			continue
+		}
+		state := driveState{open: b.TrayOpen == nil || *b.TrayOpen}
+		if b.Inserted != nil {
+			state.node = b.Inserted.Node
+		}
+		return state, nil
+	}
+	return driveState{}, verr.New(verr.OperationFailed, "QEMU knows no drive '%s'", alias)
+}
+
+// insertWhatIsOpen finds out whether a drive has its new medium. One that has lost the old one gets the new one now.
+func (l *life) insertWhatIsOpen(ctx context.Context, t talk, i *intent) (happened bool, err error) {
+	drive, err := lookAtDrive(ctx, t, i.Alias)
+	if err != nil || drive.node == i.New {
+		return err == nil, err
+	}
+	if drive.node == i.Old {
+		return false, nil
+	}
+	err = t.tell(ctx, cmdline.InsertMedium(i.Alias, i.New))
+	if err == nil {
+		return true, nil
+	}
+	if !isRefusal(err) {
+		return false, err
+	}
+	return false, t.tell(ctx, cmdline.InsertMedium(i.Alias, i.Old))
+}

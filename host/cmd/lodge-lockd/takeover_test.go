@@ -76,9 +76,12 @@ func (r *relay) install(which string) {
 func (r *relay) hand(which string) {
 	r.t.Helper()
 	r.install(which)
+	before := image(r.t, r.PID())
 	if err := syscall.Kill(r.PID(), syscall.SIGUSR1); err != nil {
 		r.t.Fatal(err)
 	}
+	// virtlockd would lose an answer that it is just about to send.
+	eventually(r.t, "program is not replaced", func() bool { return image(r.t, r.PID()) != before })
 	eventually(r.t, "program is not "+which, func() bool {
 		_, err := r.own.call(lockproto.Status, nil)
 		if err != nil && !verr.Is(err, verr.RPC) {

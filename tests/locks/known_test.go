@@ -16,7 +16,9 @@ var known = struct {
 	mixedAutocreate bool
 	// flagsAfterOwner: unknown flags are refused after a connection without an owner and a restricted one, and before both by virtlockd.
 	flagsAfterOwner bool
-}{sharedAfterKill: true, mixedAutocreate: true, flagsAfterOwner: true}
+	// fullAtStart: a daemon does not start while its journal's file system is full, although the journal is whole.
+	fullAtStart bool
+}{mixedAutocreate: true, sharedAfterKill: true, flagsAfterOwner: true, fullAtStart: true}
 
 // avoids says whether a fault would show if a lock were taken with a flag that differs from that of the leases that are there.
 func (f *thing) avoids(temporary bool) bool {

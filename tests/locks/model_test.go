@@ -227,6 +227,17 @@ func (m *model) leave(p *party) int {
 	return n
 }
 
+// held lists what a party has.
+func (m *model) held(p *party) []*thing {
+	var held []*thing
+	for _, f := range m.things {
+		if slices.ContainsFunc(f.shares, func(s share) bool { return s.party == p }) {
+			held = append(held, f)
+		}
+	}
+	return held
+}
+
 // sight is what an eye must see of a file.
 func (f *thing) sight() lockd.Sight {
 	switch {

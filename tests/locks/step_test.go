@@ -104,7 +104,7 @@ func (w *world) takeOne() {
 	flags := one(w, []uint32{0, lockd.Shared, lockd.Autocreate, lockd.Shared | lockd.Autocreate, lockd.Shared | lockd.Autocreate, lockd.Autocreate, 4, 8 | lockd.Shared})
 	flags = w.allowed(f, flags)
 	want := s.access()
-	if flags&^(lockd.Shared|lockd.Autocreate) != 0 && (want == fine || !known.flagsAfterOwner || !w.daemon.ours()) {
+	if flags&^(lockd.Shared|lockd.Autocreate) != 0 {
 		want = badFlags
 	}
 	if want == fine {
@@ -370,12 +370,12 @@ func (w *world) startGuest() {
 	switch w.random.IntN(12) {
 	case 0:
 		w.note("kill the daemon before it knows the process")
+		p.unknown = true
 		must(w.t, w.daemon.kill())
 		w.resume()
 	case 1:
-		if w.reexecutes {
-			must(w.t, w.daemon.reexecute())
-		}
+		w.note("re-execute before the daemon knows the process")
+		must(w.t, w.daemon.reexecute())
 	}
 	w.embody(p, files)
 	w.guests = append(w.guests, p)
@@ -421,7 +421,7 @@ func (w *world) grantAgain() {
 // endGuest drops a guest's locks while it still has duplicates of their descriptors, and then ends it.
 func (w *world) endGuest() {
 	p := one(w, w.guests)
-	if p == nil || known.sharedAfterKill && w.sharesAny(p) {
+	if p == nil || known.sharedAfterKill && p.unknown && w.sharesAny(p) {
 		return
 	}
 	w.note("guest %v drops %v", p.owner.ID, w.held(p))

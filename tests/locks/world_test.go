@@ -51,11 +51,9 @@ type world struct {
 	guests  []*party
 	// outsiders are the descriptors by which a process that is no client, this one, has things locked.
 	outsiders map[*thing]*os.File
-	// reexecutes says that the daemon knows how to.
-	reexecutes bool
-	born       uint32
-	done       map[string]int
-	history    []string
+	born      uint32
+	done      map[string]int
+	history   []string
 }
 
 // Sizes of a world.
@@ -72,7 +70,7 @@ func newWorld(t *testing.T, dir string, daemon subject) *world {
 	t.Helper()
 	w := &world{
 		model: &model{spaces: map[string]bool{}}, t: t, dir: dir, random: rand.New(rand.NewPCG(seed(t), 0)), daemon: daemon, eye: watch(t),
-		reexecutes: true, outsiders: map[*thing]*os.File{}, done: map[string]int{},
+		outsiders: map[*thing]*os.File{}, done: map[string]int{},
 	}
 	t.Cleanup(w.end)
 	images := filepath.Join(dir, "images")

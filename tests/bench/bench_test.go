@@ -24,6 +24,23 @@ func TestRatioSaysHowManyTimesBetter(t *testing.T) {
 	}
 }
 
+// TestTheMiddleOfResultsHasTheMedianOfEachFigure holds that figures do not mix.
+func TestTheMiddleOfResultsHasTheMedianOfEachFigure(t *testing.T) {
+	var all []*result
+	for _, d := range []time.Duration{3, 1, 2} {
+		r := newResult("a")
+		r.time("start", d*time.Second)
+		r.time("end", (4-d)*time.Minute)
+		all = append(all, r)
+	}
+	m := middle(all)
+	for what, want := range map[string]float64{"start": 2, "end": 120} {
+		if f, ok := m.find(what); !ok || f.value != want || len(m.figures) != 2 {
+			t.Errorf("%s is %+v, want %v seconds", what, f, want)
+		}
+	}
+}
+
 // TestReportIsATable checks that every line of the table has as many cells as its head.
 func TestReportIsATable(t *testing.T) {
 	a, b := newResult("a"), newResult("b")

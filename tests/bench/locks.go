@@ -11,6 +11,10 @@ import (
 	"github.com/lodgevirt/lodge/tests/lockd"
 )
 
+// lockRounds is how often each lock daemon is measured, in turns with the other, so that what else the machine does falls on both. Each figure
+// is the median.
+const lockRounds = 3
+
 // measureLocks measures the lock daemons.
 func measureLocks(ctx context.Context, who chosen, bin, scratch string, p plan) ([]*result, error) {
 	if os.Geteuid() != 0 {
@@ -24,28 +28,44 @@ func measureLocks(ctx context.Context, who chosen, bin, scratch string, p plan) 
 	if who.theirs {
 		makers = append(makers, func(dir string) (*keeper, error) { return newTheirs(ctx, dir) })
 	}
-	var (
-		results []*result
-		errs    []error
-	)
-	for _, make := range makers {
-		dir, err := memory(scratch)
-		if err != nil {
-			return results, err
+	rounds := make([][]*result, len(makers))
+	var errs []error
+	for n := range lockRounds {
+		for i, make := range makers {
+			r, err := measureRound(ctx, make, scratch, p)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("round %d: %w", n+1, err))
+			}
+			if r != nil {
+				rounds[i] = append(rounds[i], r)
+			}
 		}
-		k, err := make(dir)
-		if err != nil {
-			errs = append(errs, err, os.RemoveAll(dir))
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "measuring %s\n", k.title)
-		r, err := measureKeeper(ctx, k, p)
-		results = append(results, r)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("measure %s: %w", k.title, err))
+	}
+	var results []*result
+	for _, r := range rounds {
+		if len(r) > 0 {
+			results = append(results, middle(r))
 		}
 	}
 	return results, errors.Join(errs...)
+}
+
+// measureRound measures a lock daemon that it starts and ends.
+func measureRound(ctx context.Context, make func(dir string) (*keeper, error), scratch string, p plan) (*result, error) {
+	dir, err := memory(scratch)
+	if err != nil {
+		return nil, err
+	}
+	k, err := make(dir)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	fmt.Fprintf(os.Stderr, "measuring %s\n", k.title)
+	r, err := measureKeeper(ctx, k, p)
+	if err != nil {
+		err = fmt.Errorf("measure %s: %w", k.title, err)
+	}
+	return r, err
 }
 
 // lockMeter measures one lock daemon.
@@ -126,7 +146,7 @@ func (m *lockMeter) idle(context.Context) error {
 // pairs measures taking and dropping a lock whose file is made and removed with it.
 func (m *lockMeter) pairs(ctx context.Context) error {
 	for _, conns := range []int{1, together} {
-		l, err := spread(ctx, m.pids, m.dial, conns, 0, m.plan.window, func(c *lockd.Client, worker, _ int) error {
+		l, err := spread(ctx, m.pids, m.dial, conns, 0, m.plan.window/lockRounds, func(c *lockd.Client, worker, _ int) error {
 			name := fmt.Sprint("pair-", worker)
 			if err := c.Acquire(m.space(), name, lockd.Autocreate); err != nil {
 				return err
@@ -151,7 +171,7 @@ func (m *lockMeter) refusal(ctx context.Context) error {
 	if err := holder.Acquire(m.space(), "held", lockd.Autocreate); err != nil {
 		return err
 	}
-	l, err := spread(ctx, m.pids, m.dial, 1, 0, m.plan.window/3, func(c *lockd.Client, _, _ int) error {
+	l, err := spread(ctx, m.pids, m.dial, 1, 0, m.plan.window/lockRounds, func(c *lockd.Client, _, _ int) error {
 		return m.refused(c, "held")
 	})
 	if err != nil {
@@ -203,7 +223,7 @@ func (m *lockMeter) reexecution(_ context.Context, locks int) error {
 	}
 	defer c.Close()
 	var times []time.Duration
-	for range m.plan.repeat {
+	for range lockRounds {
 		began := time.Now()
 		if err := m.reexecute(); err != nil {
 			m.r.none(what, "-")
@@ -227,7 +247,7 @@ func (m *lockMeter) reexecution(_ context.Context, locks int) error {
 func (m *lockMeter) restart(ctx context.Context) error {
 	what := fmt.Sprintf("restart after SIGKILL with %d locks until all are known and held", m.plan.manyLocks)
 	var times []time.Duration
-	for range m.plan.repeat {
+	for range lockRounds {
 		began := time.Now()
 		if err := m.kill(); err != nil {
 			return err

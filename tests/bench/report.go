@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +78,22 @@ func (r *result) find(what string) (figure, bool) {
 		}
 	}
 	return figure{}, false
+}
+
+// middle makes one result of several of the same target: each figure is the one with the median value.
+func middle(results []*result) *result {
+	m := newResult(results[0].name)
+	for _, what := range names(results) {
+		var found []figure
+		for _, r := range results {
+			if f, ok := r.find(what); ok {
+				found = append(found, f)
+			}
+		}
+		slices.SortFunc(found, func(a, b figure) int { return cmp.Compare(a.value, b.value) })
+		m.add(found[len(found)/2])
+	}
+	return m
 }
 
 // short prints a duration with three digits.

@@ -8,15 +8,18 @@ import (
 
 // known are faults of the daemon that these tests have found and that are not mended yet: what is true here is not tried.
 var known = struct {
-	// sharedAfterKill: a daemon that was killed takes a shared lock anew instead of taking it back from the guest. When the lease ends while the
-	// guest still lives, the guest keeps its lock, and the lock file stays for ever.
+	// sharedAfterKill: a daemon that was killed before it knew the process of a guest takes the guest's shared lock anew, and keeps what it has
+	// when it is told the process. When the lease ends while the guest still lives, the guest keeps its lock, and the lock file
+	// stays for ever.
 	sharedAfterKill bool
 	// mixedAutocreate: whether a shared lock's file goes with it is decided by the flag of the last lease to end, and by the flag of the
 	// first to begin in virtlockd, so a file may stay.
 	mixedAutocreate bool
-	// flagsAfterOwner: unknown flags are refused after a connection without an owner and a restricted one, and before both by virtlockd.
-	flagsAfterOwner bool
-}{sharedAfterKill: true, mixedAutocreate: true, flagsAfterOwner: true}
+	// fullAtStart: a daemon does not start while its journal's file system is full, although the journal is whole.
+	fullAtStart bool
+	// folderStaysAway: making a lockspace that is known does not make its folder if that was deleted, nor does a lock.
+	folderStaysAway bool
+}{mixedAutocreate: true, sharedAfterKill: true, fullAtStart: true, folderStaysAway: true}
 
 // avoids says whether a fault would show if a lock were taken with a flag that differs from that of the leases that are there.
 func (f *thing) avoids(temporary bool) bool {

@@ -30,11 +30,12 @@ exec qemu-system-x86_64 "${args[@]}"
 type house struct {
 	*peer.Libvirt
 	// t is the test that is told about what fails.
-	t     *testing.T
-	dir   string
-	bin   string
-	lockd int
-	eye   *lockd.Eye
+	t   *testing.T
+	dir string
+	// program is the command line of the lock daemon, and lockd its process.
+	program []string
+	lockd   int
+	eye     *lockd.Eye
 	// lease returns the file whose first byte is locked for a disk.
 	lease func(disk string) string
 	// temporary says that such a file is there only while it is locked.
@@ -44,8 +45,17 @@ type house struct {
 // newHouse starts the daemons; conf is qemu-lockd.conf.
 func newHouse(t *testing.T, conf ...string) *house {
 	t.Helper()
+	h := buildHouse(t, conf...)
+	h.program = []string{binary(t, "lodge-lockd"), "--socket", "/run/libvirt/virtlockd-sock", "--log-level", "debug"}
+	h.startLockd()
+	h.startLibvirtd()
+	return h
+}
+
+// buildHouse prepares a house in which no lock daemon and no libvirtd runs yet.
+func buildHouse(t *testing.T, conf ...string) *house {
+	t.Helper()
 	long(t)
-	bin := binary(t, "lodge-lockd")
 	if err := peer.Available(); err != nil {
 		t.Skip(err)
 	}
@@ -55,7 +65,7 @@ func newHouse(t *testing.T, conf ...string) *house {
 	dir := folder(t)
 	l, err := peer.Build(t.Context(), dir)
 	must(t, err)
-	h := &house{Libvirt: l, t: t, dir: dir, bin: bin, eye: watch(t)}
+	h := &house{Libvirt: l, t: t, dir: dir, eye: watch(t)}
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Error(err)
@@ -68,16 +78,14 @@ func newHouse(t *testing.T, conf ...string) *house {
 	write(t, filepath.Join(dir, "blind"), blind, 0o755)
 	must(t, l.Configure("qemu.conf", `lock_manager = "lockd"`))
 	must(t, l.Configure("qemu-lockd.conf", conf...))
-	h.startLockd()
-	h.startLibvirtd()
 	return h
 }
 
-// startLockd starts our lock daemon and returns once it answers.
+// startLockd starts the lock daemon and returns once it answers.
 func (h *house) startLockd() {
 	h.t.Helper()
 	var err error
-	h.lockd, err = h.Jail.Start("lockd", h.bin, "--socket", "/run/libvirt/virtlockd-sock", "--log-level", "debug")
+	h.lockd, err = h.Jail.Start("lockd", h.program...)
 	must(h.t, err)
 	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()

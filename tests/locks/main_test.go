@@ -197,15 +197,10 @@ func code(err error) int {
 	return -1
 }
 
-// reexecute tells a lock daemon to re-execute itself and returns once it has done so. The test is skipped as long as the daemon does not
-// know how.
+// reexecute tells a lock daemon to re-execute itself and returns once it has done so.
 func reexecute(t *testing.T, pid int) {
 	t.Helper()
-	done, err := lockd.Reexecute(pid, patience/10)
-	must(t, err)
-	if !done {
-		t.Skip("the lock daemon does not re-execute itself on SIGUSR1 yet")
-	}
+	must(t, reexecution(pid))
 }
 
 // write writes a file.

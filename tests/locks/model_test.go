@@ -33,7 +33,9 @@ type party struct {
 	owner lockd.Owner
 	// guest says that it is one of our own program: it has duplicates of the descriptors of its locks.
 	guest bool
-	cmd   *exec.Cmd
+	// unknown says that the daemon was killed before it knew the guest's process.
+	unknown bool
+	cmd     *exec.Cmd
 	// conn is the connection of a process that asks for itself, as virtlockd sees it.
 	conn *lockd.Client
 }
@@ -225,6 +227,17 @@ func (m *model) leave(p *party) int {
 		}
 	}
 	return n
+}
+
+// held lists what a party has.
+func (m *model) held(p *party) []*thing {
+	var held []*thing
+	for _, f := range m.things {
+		if slices.ContainsFunc(f.shares, func(s share) bool { return s.party == p }) {
+			held = append(held, f)
+		}
+	}
+	return held
 }
 
 // sight is what an eye must see of a file.

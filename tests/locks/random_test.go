@@ -7,7 +7,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -60,13 +59,7 @@ func reexecution(pid int) error {
 func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 	dir := folder(t)
 	d := daemon(t, dir)
-	w, among := newWorld(t, dir, oursAlone{d}), steps
-	if done, err := lockd.Reexecute(d.PID(), patience/10); err != nil || !done {
-		t.Logf("without re-execution, which the lock daemon does not know yet (%v)", err)
-		w.reexecutes = false
-		among = slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return strings.HasPrefix(s.name, "re-execute") })
-	}
-	wander(w, among, operations*scale(t))
+	wander(newWorld(t, dir, oursAlone{d}), steps, operations*scale(t))
 }
 
 // TestTheModelIsVirtlockds does the same to libvirt's own daemon, as far as it goes: what the model says of virtlockd's program is

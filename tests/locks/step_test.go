@@ -104,7 +104,7 @@ func (w *world) takeOne() {
 	flags := one(w, []uint32{0, lockd.Shared, lockd.Autocreate, lockd.Shared | lockd.Autocreate, lockd.Shared | lockd.Autocreate, lockd.Autocreate, 4, 8 | lockd.Shared})
 	flags = w.allowed(f, flags)
 	want := s.access()
-	if flags&^(lockd.Shared|lockd.Autocreate) != 0 && (want == fine || !known.flagsAfterOwner || !w.daemon.ours()) {
+	if flags&^(lockd.Shared|lockd.Autocreate) != 0 {
 		want = badFlags
 	}
 	if want == fine {
@@ -127,12 +127,7 @@ func (w *world) allowed(f *thing, flags uint32) uint32 {
 // releaseOne mostly releases what the seat's owner has.
 func (w *world) releaseOne() {
 	s, f := one(w, w.seats), one(w, w.things)
-	var held []*thing
-	for _, f := range w.things {
-		if slices.ContainsFunc(f.shares, func(have share) bool { return have.party == s.party }) {
-			held = append(held, f)
-		}
-	}
+	held := w.held(s.party)
 	if len(held) > 0 && w.random.IntN(8) > 0 {
 		f = one(w, held)
 	}
@@ -234,7 +229,7 @@ func (w *world) closeOwner() {
 	if p == nil {
 		return
 	}
-	w.note("close the connection of %v", p)
+	w.note("close the connection of %v, who has %v", p, w.held(p))
 	p.conn.Close()
 	p.conn = nil
 	if !slices.ContainsFunc(w.things, func(f *thing) bool {
@@ -286,15 +281,30 @@ func (w *world) mourn(p *party) {
 			continue
 		}
 		if w.daemon.ours() && !s.restricted {
-			w.check(gone, s.conn.Acquire("", w.things[0].path(), lockd.Shared), "acquire for %v, who is dead", p)
+			w.acquireForTheDead(s, p)
 		}
 		w.sit(s)
 	}
 }
 
+// acquireForTheDead takes a lock for a process that has ended. It may be refused, or be had and be free again at once.
+func (w *world) acquireForTheDead(s *seat, p *party) {
+	f := w.things[0]
+	err := s.conn.Acquire(f.space, f.name, lockd.Shared|lockd.Autocreate)
+	w.note("acquire for %v, who is dead: %v", p, err)
+	switch v := w.told(err); v {
+	case fine:
+		f.exists = true
+	case gone, busy:
+	default:
+		w.fail("acquire for %v, who is dead: the answer is %v (%v)", p, v, err)
+	}
+	eventually(w.t, func() error { return w.forgotten(p) })
+}
+
 func (w *world) killOwner() {
 	p := one(w, w.parties)
-	w.note("kill %v", p)
+	w.note("kill %v, who has %v", p, w.held(p))
 	w.bury(p)
 	w.mourn(p)
 }
@@ -307,6 +317,7 @@ func (w *world) lockOutside() {
 	file, err := outside(f.path())
 	must(w.t, err)
 	w.outsiders[f], f.outsider = file, true
+	w.note("an outsider locks %v", f)
 }
 
 func (w *world) unlockOutside() {
@@ -320,6 +331,7 @@ func (w *world) unlockOutside() {
 	if f == nil {
 		return
 	}
+	w.note("an outsider unlocks %v", f)
 	must(w.t, w.outsiders[f].Close())
 	delete(w.outsiders, f)
 	f.outsider = false
@@ -358,12 +370,12 @@ func (w *world) startGuest() {
 	switch w.random.IntN(12) {
 	case 0:
 		w.note("kill the daemon before it knows the process")
+		p.unknown = true
 		must(w.t, w.daemon.kill())
 		w.resume()
 	case 1:
-		if w.reexecutes {
-			must(w.t, w.daemon.reexecute())
-		}
+		w.note("re-execute before the daemon knows the process")
+		must(w.t, w.daemon.reexecute())
 	}
 	w.embody(p, files)
 	w.guests = append(w.guests, p)
@@ -409,9 +421,10 @@ func (w *world) grantAgain() {
 // endGuest drops a guest's locks while it still has duplicates of their descriptors, and then ends it.
 func (w *world) endGuest() {
 	p := one(w, w.guests)
-	if p == nil || known.sharedAfterKill && w.sharesAny(p) {
+	if p == nil || known.sharedAfterKill && p.unknown && w.sharesAny(p) {
 		return
 	}
+	w.note("guest %v drops %v", p.owner.ID, w.held(p))
 	want := w.leave(p)
 	n, err := w.admin.Drop(p.owner)
 	w.check(fine, err, "drop the locks of guest %v", p.owner.ID)
@@ -428,7 +441,7 @@ func (w *world) killGuest() {
 	if p == nil {
 		return
 	}
-	w.note("kill guest %v", p.owner.ID)
+	w.note("kill guest %v, who has %v", p.owner.ID, w.held(p))
 	must(w.t, p.cmd.Process.Signal(unix.SIGKILL))
 	w.bury(p)
 	eventually(w.t, func() error { return w.forgotten(p) })

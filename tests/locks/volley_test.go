@@ -92,6 +92,7 @@ func (s *shot) fire() {
 // reexecuteAmongCalls re-executes the daemon while clients call: each call is answered as if nothing had been.
 func (w *world) reexecuteAmongCalls() {
 	w.seatAll()
+	w.note("re-execute among calls")
 	shots := w.volley(func() { must(w.t, w.daemon.reexecute()) })
 	for _, s := range shots {
 		if s.err != nil {
@@ -103,6 +104,7 @@ func (w *world) reexecuteAmongCalls() {
 
 // killAmongCalls kills the daemon while clients call. What was answered is true afterwards; what was not is one or the other.
 func (w *world) killAmongCalls() {
+	w.note("kill the daemon among calls")
 	shots := w.volley(func() { must(w.t, w.daemon.kill()) })
 	parties := map[*shot]*party{}
 	for _, s := range shots {

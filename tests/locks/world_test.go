@@ -51,11 +51,9 @@ type world struct {
 	guests  []*party
 	// outsiders are the descriptors by which a process that is no client, this one, has things locked.
 	outsiders map[*thing]*os.File
-	// reexecutes says that the daemon knows how to.
-	reexecutes bool
-	born       uint32
-	done       map[string]int
-	history    []string
+	born      uint32
+	done      map[string]int
+	history   []string
 }
 
 // Sizes of a world.
@@ -72,7 +70,7 @@ func newWorld(t *testing.T, dir string, daemon subject) *world {
 	t.Helper()
 	w := &world{
 		model: &model{spaces: map[string]bool{}}, t: t, dir: dir, random: rand.New(rand.NewPCG(seed(t), 0)), daemon: daemon, eye: watch(t),
-		reexecutes: true, outsiders: map[*thing]*os.File{}, done: map[string]int{},
+		outsiders: map[*thing]*os.File{}, done: map[string]int{},
 	}
 	t.Cleanup(w.end)
 	images := filepath.Join(dir, "images")
@@ -195,21 +193,33 @@ func (w *world) check(want verdict, err error, what string, args ...any) {
 	}
 }
 
-// historyMax is how much a failed test tells of what was before.
-const historyMax = 60
+// What a failed test tells of what was before: the last things that were done, and before these the last that had to do with a file that
+// the failure names, or with the daemon's own life.
+const (
+	historyTail = 20
+	historyOf   = 25
+)
 
 // note keeps what was done.
 func (w *world) note(what string, args ...any) {
-	if len(w.history) == historyMax {
-		w.history = w.history[1:]
-	}
 	w.history = append(w.history, fmt.Sprintf(what, args...))
 }
 
-// fail ends the test with what was done last.
+// fail ends the test with what was done before.
 func (w *world) fail(format string, args ...any) {
 	w.t.Helper()
-	w.t.Fatalf("%s\nwhat was before:\n  %s", fmt.Sprintf(format, args...), strings.Join(w.history, "\n  "))
+	text := fmt.Sprintf(format, args...)
+	older := w.history[:max(0, len(w.history)-historyTail)]
+	var related []string
+	for i := len(older) - 1; i >= 0 && len(related) < historyOf; i-- {
+		if strings.Contains(older[i], "daemon") || strings.Contains(older[i], "re-execute") || slices.ContainsFunc(w.things, func(f *thing) bool {
+			return strings.Contains(text, f.path()) && strings.Contains(older[i], f.path())
+		}) {
+			related = append(related, fmt.Sprintf("%d: %s", i, older[i]))
+		}
+	}
+	slices.Reverse(related)
+	w.t.Fatalf("%s\nwhat was before:\n  %s\n  ...\n  %s", text, strings.Join(related, "\n  "), strings.Join(w.history[len(older):], "\n  "))
 }
 
 // compare compares all that the daemon knows, that the kernel says and that lies in folders with the model.

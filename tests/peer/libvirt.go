@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// places are libvirt's folders and the names of what stands in for them.
+// places are libvirt's folders and the names of what stands in for them. Virtlockd leaves its state for re-execution in /run itself.
 var places = []struct{ name, target string }{
+	{"system", "/run"},
 	{"etc", "/etc/libvirt"},
 	{"run", "/run/libvirt"},
 	{"lib", "/var/lib/libvirt"},
@@ -64,7 +65,7 @@ func Build(ctx context.Context, dir string) (*Libvirt, error) {
 	for _, p := range places {
 		all = append(all, Place{Source: filepath.Join(dir, p.name), Target: p.target})
 	}
-	for _, sub := range []string{"etc/qemu", "run", "cache", "log", "lib/images", "lib/qemu", "lib/boot", "lib/dnsmasq", "lib/network", "lib/swtpm"} {
+	for _, sub := range []string{"system", "etc/qemu", "run", "cache", "log", "lib/images", "lib/qemu", "lib/boot", "lib/dnsmasq", "lib/network", "lib/swtpm"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("make folders of libvirtd: %w", err)
 		}

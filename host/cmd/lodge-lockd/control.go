@@ -50,6 +50,8 @@ type control struct {
 	// signals and program are for the replacement of the program.
 	signals *signals
 	program *reexec.Program
+	// serving is called when clients are served, until the context ends.
+	serving func(context.Context)
 }
 
 // newControl reads the configuration and opens the log. A program that takes over from a predecessor in the same process is never

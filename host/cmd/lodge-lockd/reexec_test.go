@@ -220,8 +220,10 @@ func TestStateThatIsLostCostsNoLock(t *testing.T) {
 		{"of another process", `sed -i 's/"magic":"[0-9]*"/"magic":"1"/' "$STATE"`, false},
 		{"of a version to come", `sed -i 's/"version":1/"version":99/' "$STATE"`, true},
 		{"of a daemon without our part", `sed -i 's/"lodge":/"other":/' "$STATE"`, true},
-		{"of wrong descriptors", `sed -i 's/"fd":[0-9]*/"fd":1/g' "$STATE"`, false},
-		{"of descriptors that are all the same", `sed -i 's/"fd":[0-9]*/"fd":7/g' "$STATE"`, false},
+		{"of wrong descriptors", `sed -i 's/"fd":[0-9][0-9]*/"fd":1/g; s/"fd":\[[0-9]*,/"fd":[1,/' "$STATE"`, false},
+		{"of descriptors that are all the same", `sed -i 's/"fd":[0-9][0-9]*/"fd":7/g; s/"fd":\[[0-9]*,[0-9]*/"fd":[7,7/' "$STATE"`, false},
+		{"of too few descriptors", `sed -i 's/"fd":\[[0-9]*,/"fd":[/' "$STATE"`, true},
+		{"of no owners", `sed -i 's/"owners":\[{.*}\],"locks"/"owners":[],"locks"/' "$STATE"`, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			program := install(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ import (
 const (
 	// recoverFor bounds how long clients wait at the start for locks that are slow to take back, such as on a dead NFS server.
 	recoverFor = 2 * time.Second
+	// settled is when the daemon's start is over.
+	settled = time.Second
 	// oomScore makes the kernel look for other victims first, as virtlockd's unit does.
 	oomScore = "-900"
 )
@@ -31,6 +34,16 @@ const (
 // serve runs the daemon until the context ends, or until nobody has used it for its timeout. A daemon that follows another one in this
 // process does without what it cannot have, because its end would cost locks.
 func serve(ctx context.Context, o options, c *control) error {
+	// Nobody waits for memory in the moments until the daemon serves; what has become garbage then is given back a little later.
+	percent := debug.SetGCPercent(-1)
+	c.serving = func(ctx context.Context) {
+		debug.SetGCPercent(percent)
+		select {
+		case <-ctx.Done():
+		case <-time.After(settled):
+			debug.FreeOSMemory()
+		}
+	}
 	left := reexec.Find(reexec.Places{
 		State: o.restart, PIDFile: o.pidFile, Sockets: map[string]string{lockserver.Name: o.socket, adminName: o.adminSocket},
 	}, c.logger)
@@ -137,6 +150,7 @@ func (c *control) serveSockets(ctx context.Context, table *leases.Table, left *r
 	c.ready()
 	var all sync.WaitGroup
 	all.Go(func() { c.run(ctx, end) })
+	all.Go(func() { c.serving(ctx) })
 	err = connections.Run(ctx)
 	end()
 	all.Wait()

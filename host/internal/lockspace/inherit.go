@@ -25,7 +25,26 @@ type Found struct {
 // as the description's (OFD) or as this process's (POSIX), and its mode goes into the Lock's resource; whether the resource's path
 // still leads to the file is not asked. The descriptor is the Lock's from now on, and no longer survives an execve. On an error it
 // stays the caller's: ErrNoLock, ErrName, or one of the system.
-func Inherit(fd int, r Resource) (*Lock, error) {
+func Inherit(fd int, r Resource) (*Lock, error) { return inherit(fd, r, listed) }
+
+// InheritExclusive is Inherit of a lock that is known to be exclusive, which is proven by taking it once more: that is the cheapest proof.
+func InheritExclusive(fd int, r Resource) (*Lock, error) { return inherit(fd, r, retaken) }
+
+// listed returns what the kernel lists with a descriptor.
+func listed(fd int) (carried, bool) { return readInfo("/proc/self/fdinfo/" + strconv.Itoa(fd)) }
+
+// retaken takes an exclusive lock, which changes nothing for whoever has it, and is refused if anybody else has one. A lock of this
+// process stands in the way of one of the description.
+func retaken(fd int) (carried, bool) {
+	for kind, command := range [...]int{OFD: unix.F_OFD_SETLK, POSIX: unix.F_SETLK} {
+		if fcntl(fd, command, &unix.Flock_t{Type: unix.F_WRLCK, Len: 1}) == nil {
+			return carried{kind: Kind(kind), mode: Exclusive}, true
+		}
+	}
+	return listed(fd)
+}
+
+func inherit(fd int, r Resource, prove func(fd int) (carried, bool)) (*Lock, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
@@ -33,7 +52,7 @@ func Inherit(fd int, r Resource) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inherit lock of %q: descriptor %d: %w", r.Path(), fd, err)
 	}
-	c, ok := readInfo("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	c, ok := prove(fd)
 	if !ok {
 		return nil, fmt.Errorf("inherit lock of %q: descriptor %d: %w", r.Path(), fd, ErrNoLock)
 	}

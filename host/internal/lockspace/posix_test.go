@@ -103,8 +103,40 @@ func TestInheritedDescriptorMustCarryALock(t *testing.T) {
 		t.Errorf("Inherit of no descriptor: %v", err)
 	}
 	other(t, "exclusive", path)
-	if _, err := lockspace.Inherit(fd, lockspace.Resource{Name: path}); !errors.Is(err, lockspace.ErrNoLock) {
-		t.Errorf("Inherit of a file that another has locked: %v, want ErrNoLock", err)
+	for _, inherit := range []func(int, lockspace.Resource) (*lockspace.Lock, error){lockspace.Inherit, lockspace.InheritExclusive} {
+		if _, err := inherit(fd, lockspace.Resource{Name: path}); !errors.Is(err, lockspace.ErrNoLock) {
+			t.Errorf("Inherit of a file that another has locked: %v, want ErrNoLock", err)
+		}
+	}
+}
+
+func TestExclusiveLockIsInheritedWithoutALook(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kind lockspace.Kind
+		mode lockspace.Mode
+	}{
+		{"a description's", lockspace.OFD, lockspace.Exclusive},
+		{"this process's", lockspace.POSIX, lockspace.Exclusive},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := disk(t)
+			fd := locked(t, path, c.kind, c.mode)
+			lock, err := lockspace.InheritExclusive(fd, lockspace.Resource{Name: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lock.Kind() != c.kind || lock.Resource().Mode != c.mode || lock.Descriptor() != fd || !lock.Inherited() {
+				t.Errorf("inherited %+v", lock)
+			}
+			if free(t, path, lockspace.Shared) {
+				t.Error("lock is free")
+			}
+			release(t, lock)
+			if !free(t, path, lockspace.Exclusive) {
+				t.Error("released lock is not free")
+			}
+		})
 	}
 }
 

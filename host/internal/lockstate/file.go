@@ -36,8 +36,9 @@ func Save(path string, s *State) error {
 	return nil
 }
 
-// Load reads and removes a document. Without one the error is fs.ErrNotExist. It is read from a regular file of this user's only.
-func Load(path string) (*State, error) {
+// Load reads and removes a document, which is to be understood by Parse or ParseHead. Without one the error is fs.ErrNotExist. It is read
+// from a regular file of this user's only.
+func Load(path string) ([]byte, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, fmt.Errorf("load state: %w", err)
@@ -50,7 +51,7 @@ func Load(path string) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load state: %w", err)
 	}
-	return Parse(text)
+	return text, nil
 }
 
 // magicKey finds the process that a document is for. Within a value there are no quotes that are not escaped.

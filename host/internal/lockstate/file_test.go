@@ -29,7 +29,11 @@ func TestSavedStateIsLoadedOnce(t *testing.T) {
 	if !Names(path, "25983") || Names(path, "1") || Names(path+".new", "25983") {
 		t.Error("the document does not name its process, or another one")
 	}
-	got, err := Load(path)
+	text, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(text)
 	if err != nil || !cmp.Equal(s, got) {
 		t.Errorf("%v: %s", err, cmp.Diff(s, got))
 	}
@@ -74,7 +78,7 @@ func TestStateIsLoadedFromAFileOnly(t *testing.T) {
 	if err := os.WriteFile(path("damaged"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path("damaged")); !errors.Is(err, ErrDamaged) {
-		t.Errorf("damaged: %v", err)
+	if text, err := Load(path("damaged")); err != nil || string(text) != "{" {
+		t.Errorf("damaged: %q, %v", text, err)
 	}
 }

@@ -9,10 +9,14 @@
 package lockstate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 )
+
+// ownKey is the key of what only our daemon knows.
+const ownKey = "lodge"
 
 // MaxSize bounds a document, in bytes; virtlockd reads no larger one.
 const MaxSize = 10 << 20
@@ -142,6 +146,29 @@ func Parse(text []byte) (*State, error) {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	return s, nil
+}
+
+// ParseHead reads the beginning of a document that our daemon wrote: all but the lockspaces, which its own part makes unnecessary and which
+// are most of a document. It reports false if the document begins otherwise; then it is Parse that knows what is wrong, if anything.
+func ParseHead(text []byte) (*State, bool) {
+	in := json.NewDecoder(bytes.NewReader(text))
+	if first, err := in.Token(); err != nil || first != json.Delim('{') {
+		return nil, false
+	}
+	s := &State{}
+	var daemon wireDaemon
+	for _, part := range []struct {
+		key  string
+		into any
+	}{{ownKey, &s.Own}, {"magic", &s.Magic}, {"daemon", &daemon}} {
+		key, err := in.Token()
+		if err != nil || key != part.key || in.Decode(part.into) != nil {
+			return nil, false
+		}
+	}
+	var err error
+	s.Daemon, err = daemon.daemon("daemon.", nil)
+	return s, err == nil
 }
 
 // ParseDaemon reads the part about a daemon alone, as other daemons of libvirt write it. Old forms do not name servers: they get the names

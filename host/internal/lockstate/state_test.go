@@ -145,6 +145,34 @@ func TestOwnPartIsKeptAndUnknownKeysAreNot(t *testing.T) {
 	}
 }
 
+func TestHeadOfAStateOfOurs(t *testing.T) {
+	s, err := Parse([]byte(virtlockds))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head, ok := ParseHead([]byte(virtlockds)); ok {
+		t.Errorf("virtlockd's state has a head: %+v", head)
+	}
+	s.Own = json.RawMessage(`{"a":[1]}`)
+	text, err := s.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &State{Magic: s.Magic, Daemon: s.Daemon, Own: s.Own}
+	// What comes behind the head may be anything.
+	at := strings.Index(string(text), `"defaultLockspace"`)
+	for _, text := range [][]byte{text, text[:at]} {
+		if head, ok := ParseHead(text); !ok || !cmp.Equal(head, want) {
+			t.Errorf("%v: %s", ok, cmp.Diff(want, head))
+		}
+	}
+	for end := range at - 2 {
+		if head, ok := ParseHead(text[:end]); ok {
+			t.Fatalf("%d bytes are a head: %+v", end, head)
+		}
+	}
+}
+
 func TestOldestStateOfALockDaemonNamesItsServerOnly(t *testing.T) {
 	from := strings.Index(virtlockds, `"virtlockd":`) + len(`"virtlockd":`)
 	to := strings.Index(virtlockds, `,
@@ -211,6 +239,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"server":{},"magic":""}`))
 	f.Add([]byte(`{"daemon":{"servers":[{},{}]},"defaultLockspace":{},"lockspaces":[{}],"magic":"1"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		if head, ok := ParseHead(text); ok && head.Own == nil {
+			t.Fatalf("head without an own part: %+v", head)
+		}
 		s, err := Parse(text)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) {

@@ -365,13 +365,14 @@ func wireOf(s *State) any {
 	for i, l := range s.Lockspaces {
 		spaces[i] = wireLockspaceOf(l)
 	}
+	// What ParseHead reads comes first.
 	return struct {
+		Own        json.RawMessage `json:"lodge,omitempty"`
+		Magic      string          `json:"magic"`
 		Daemon     wireToday       `json:"daemon"`
 		Default    wireLockspace   `json:"defaultLockspace"`
 		Lockspaces []wireLockspace `json:"lockspaces"`
-		Magic      string          `json:"magic"`
-		Own        json.RawMessage `json:"lodge,omitempty"`
-	}{wireDaemonOf(s.Daemon), space, spaces, s.Magic, s.Own}
+	}{s.Own, s.Magic, wireDaemonOf(s.Daemon), space, spaces}
 }
 
 func wireDaemonOf(d Daemon) (out wireToday) {

@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
@@ -53,20 +52,7 @@ type Places struct {
 // opens such descriptors, and always returns a Predecessor.
 func Find(at Places, log hclog.Logger) *Predecessor {
 	p := &Predecessor{log: log, at: at, found: map[string][]hub.Listener{}, used: map[int]bool{0: true, 1: true, 2: true}, pidFile: -1}
-	state, err := lockstate.Load(at.State)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		log.Error("state of a predecessor cannot be read: locks are looked for without it", "path", at.State, "error", err)
-	case state.Magic != strconv.Itoa(os.Getpid()):
-		log.Warn("state of another process is not used", "path", at.State, "pid", state.Magic)
-	default:
-		p.state = state
-		p.readOwn()
-	}
-	if p.state != nil {
-		p.locks = p.inheritance()
-	}
+	p.load()
 	if p.own == nil || p.doubtful {
 		p.addUndescribed()
 	}
@@ -85,21 +71,82 @@ func Expected(state string) bool {
 	return err != nil || len(locks) > 0
 }
 
-// readOwn reads our own part of the state.
-func (p *Predecessor) readOwn() {
-	if p.state.Own == nil {
+// load reads the state, as far as there is one that can be used.
+func (p *Predecessor) load() {
+	text, err := lockstate.Load(p.at.State)
+	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
+	var state *lockstate.State
+	if err == nil {
+		var ok bool
+		// Where our own part can be used, the rest says nothing more.
+		if state, ok = lockstate.ParseHead(text); !ok || p.readOwn(state) != nil {
+			state, err = lockstate.Parse(text)
+		}
+	}
+	switch {
+	case err != nil:
+		p.log.Error("state of a predecessor cannot be read: locks are looked for without it", "path", p.at.State, "error", err)
+	case state.Magic != strconv.Itoa(os.Getpid()):
+		p.log.Warn("state of another process is not used", "path", p.at.State, "pid", state.Magic)
+		p.own = nil
+	default:
+		p.state = state
+		if p.own == nil {
+			p.readTheirs()
+		}
+	}
+}
+
+// readOwn reads our own part of the state.
+func (p *Predecessor) readOwn(s *lockstate.State) error {
 	var mine own
-	err := json.Unmarshal(p.state.Own, &mine)
+	err := json.Unmarshal(s.Own, &mine)
 	if err == nil && mine.Version != version {
 		err = fmt.Errorf("it is of version %d", mine.Version)
 	}
+	var locks []leases.Inherited
+	if err == nil {
+		locks, err = mine.inherited()
+	}
 	if err != nil {
 		p.log.Warn("a part of the predecessor's state is not understood, and not used", "error", err)
-		return
+		return err
 	}
 	p.own, p.pidFile = &mine, mine.PIDFile
+	p.locks.Spaces = mine.Spaces[min(1, len(mine.Spaces)):]
+	for _, l := range locks {
+		if p.isFile(l.FD) {
+			p.locks.Locks = append(p.locks.Locks, l)
+		}
+	}
+	return nil
+}
+
+// readTheirs reads what the state says of locks in libvirt's terms.
+func (p *Predecessor) readTheirs() {
+	p.locks.Complete = p.state.Own == nil
+	names := p.names()
+	add := func(dir string, all []lockstate.Resource) {
+		for _, r := range all {
+			fd := int(r.FD)
+			if !p.isFile(fd) {
+				continue
+			}
+			i := leases.Inherited{FD: fd, Resource: resourceOf(dir, r)}
+			i.Exclusive = i.Resource.Mode == lockspace.Exclusive
+			for _, pid := range r.Owners {
+				i.Owners = append(i.Owners, names[pid].owner(pid))
+			}
+			p.locks.Locks = append(p.locks.Locks, i)
+		}
+	}
+	add("", p.state.Default.Resources)
+	for _, s := range p.state.Lockspaces {
+		p.locks.Spaces = append(p.locks.Spaces, s.Directory)
+		add(s.Directory, s.Resources)
+	}
 }
 
 // Left reports whether there is anything that a predecessor has left, so that this process must not end without need.
@@ -110,49 +157,6 @@ func (p *Predecessor) Leases() leases.Inheritance { return p.locks }
 
 // PIDFile returns the descriptor by which the pid file is locked, or -1.
 func (p *Predecessor) PIDFile() int { return p.pidFile }
-
-// inheritance describes the locks of the state.
-func (p *Predecessor) inheritance() leases.Inheritance {
-	in := leases.Inheritance{Complete: p.state.Own == nil}
-	names := p.names()
-	resources := map[int]lockspace.Resource{}
-	add := func(dir string, all []lockstate.Resource) {
-		for _, r := range all {
-			fd := int(r.FD)
-			resources[fd] = resourceOf(dir, r)
-			if p.own != nil || !p.isFile(fd) {
-				continue
-			}
-			i := leases.Inherited{FD: fd, Resource: resources[fd]}
-			for _, pid := range r.Owners {
-				i.Owners = append(i.Owners, names[pid].owner(pid))
-			}
-			in.Locks = append(in.Locks, i)
-		}
-	}
-	add("", p.state.Default.Resources)
-	for _, s := range p.state.Lockspaces {
-		in.Spaces = append(in.Spaces, s.Directory)
-		add(s.Directory, s.Resources)
-	}
-	if p.own == nil {
-		return in
-	}
-	for _, l := range p.own.Locks {
-		if !p.isFile(l.FD) {
-			continue
-		}
-		i := leases.Inherited{FD: l.FD, Number: l.Number, Others: l.Others, Resource: resources[l.FD]}
-		if l.Resource != nil {
-			i.Resource = *l.Resource
-		}
-		if l.Owner >= 0 && l.Owner < len(p.own.Owners) {
-			i.Owners = []leases.Owner{p.own.Owners[l.Owner]}
-		}
-		in.Locks = append(in.Locks, i)
-	}
-	return in
-}
 
 // known is what a client has said about a process.
 type known struct{ *lockstate.Private }
@@ -187,10 +191,7 @@ func (p *Predecessor) names() map[int64]known {
 
 // resourceOf is the resource of a lock of the state. virtlockd has no rules for names; one that we would refuse becomes that of its file.
 func resourceOf(dir string, r lockstate.Resource) lockspace.Resource {
-	out := lockspace.Resource{
-		Lockspace: dir, Name: r.Name, Mode: lockspace.Mode(r.Flags&lockproto.ClassicShared != 0),
-		Temporary: r.Flags&lockproto.ClassicAutocreate != 0,
-	}
+	out := resourceWith(dir, r.Name, r.Flags)
 	if out.Check() == nil {
 		return out
 	}

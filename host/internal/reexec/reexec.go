@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ type Program struct {
 // Replace executes the program that is now found under the daemon's name, and returns only if it cannot: then everything is as before.
 func (p *Program) Replace(ctx context.Context) error {
 	program := p.find()
+	// What becomes garbage now goes with the program.
+	percent := debug.SetGCPercent(-1)
+	defer debug.SetGCPercent(percent)
 	ctx, cancel := context.WithTimeout(ctx, quiesce)
 	defer cancel()
 	begun := time.Now()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
@@ -20,27 +21,100 @@ import (
 // version of the own part. A reader of a lower version leaves the part alone.
 const version = 1
 
-// own is the part of the document that only our daemon reads. Everything in it is about what the rest of the document says, or cannot
-// say in libvirt's terms.
+// own is the part of the document that only our daemon reads. It has all that there is to know of locks, so that our daemon has no need of
+// what is said of them in libvirt's terms, and what cannot be said in these terms of clients.
 type own struct {
 	Version int `json:"version"`
 	// PIDFile is the descriptor of the pid file.
 	PIDFile int `json:"pidFile"`
-	// Owners are the leases' owners, Locks refer to them.
+	// Spaces are the known lockspaces, the empty one first.
+	Spaces []string `json:"spaces"`
+	// Owners are the leases' owners.
 	Owners []leases.Owner `json:"owners"`
-	Locks  []ownLock      `json:"locks"`
+	Locks  ownLocks       `json:"locks"`
 	// Clients are those that are within a frame, have something to read, or more to remember.
 	Clients []ownClient `json:"clients,omitempty"`
 }
 
-// ownLock is a lease with a lock.
-type ownLock struct {
-	FD     int    `json:"fd"`
-	Number uint64 `json:"n"`
-	Owner  int    `json:"o"`
-	// Resource is missing if the document has one with the descriptor.
-	Resource *lockspace.Resource `json:"r,omitempty"`
-	Others   []int               `json:"x,omitempty"`
+// ownLocks are the leases with a lock, each at the same place of all lists: there may be many thousands, and lists of numbers are read
+// many times faster than objects.
+type ownLocks struct {
+	FD     []int    `json:"fd"`
+	Number []uint64 `json:"n"`
+	// Owner and Space are places in Owners and Spaces.
+	Owner []int    `json:"owner"`
+	Space []int    `json:"space"`
+	Name  []string `json:"name"`
+	// Flags are those of virtlockd's program.
+	Flags []uint32 `json:"flags"`
+	// Since is in milliseconds after the start of 1970.
+	Since []int64 `json:"since"`
+	// Disks are images by the places of their locks, Others descriptors that must stay open with a lock.
+	Disks  map[int]string `json:"disks,omitempty"`
+	Others map[int][]int  `json:"others,omitempty"`
+}
+
+// add appends a lock.
+func (l *ownLocks) add(i leases.Inherited, owner, space int) {
+	n := len(l.FD)
+	l.FD, l.Number = append(l.FD, i.FD), append(l.Number, i.Number)
+	l.Owner, l.Space = append(l.Owner, owner), append(l.Space, space)
+	l.Name, l.Flags = append(l.Name, i.Resource.Name), append(l.Flags, flags(i.Resource))
+	l.Since = append(l.Since, i.Since.UnixMilli())
+	if i.Resource.Disk != "" {
+		if l.Disks == nil {
+			l.Disks = map[int]string{}
+		}
+		l.Disks[n] = i.Resource.Disk
+	}
+	if len(i.Others) > 0 {
+		if l.Others == nil {
+			l.Others = map[int][]int{}
+		}
+		l.Others[n] = i.Others
+	}
+}
+
+// inherited returns the locks again, or an error if they make no sense.
+func (o *own) inherited() ([]leases.Inherited, error) {
+	l := &o.Locks
+	out := make([]leases.Inherited, len(l.FD))
+	for _, n := range []int{len(l.Number), len(l.Owner), len(l.Space), len(l.Name), len(l.Flags), len(l.Since)} {
+		if n != len(out) {
+			return nil, fmt.Errorf("%d locks have %d of something", len(out), n)
+		}
+	}
+	for n := range out {
+		if l.Owner[n] < 0 || l.Owner[n] >= len(o.Owners) || l.Space[n] < 0 || l.Space[n] >= len(o.Spaces) {
+			return nil, fmt.Errorf("lock %d has no owner or no lockspace", n)
+		}
+		r := resourceWith(o.Spaces[l.Space[n]], l.Name[n], l.Flags[n])
+		r.Disk = l.Disks[n]
+		out[n] = leases.Inherited{
+			FD: l.FD[n], Number: l.Number[n], Resource: r, Owners: o.Owners[l.Owner[n] : l.Owner[n]+1 : l.Owner[n]+1],
+			Exclusive: r.Mode == lockspace.Exclusive, Since: time.UnixMilli(l.Since[n]).UTC(), Others: l.Others[n],
+		}
+	}
+	return out, nil
+}
+
+// flags are those of virtlockd's program for a resource.
+func flags(r lockspace.Resource) (f uint32) {
+	if r.Mode == lockspace.Shared {
+		f |= lockproto.ClassicShared
+	}
+	if r.Temporary {
+		f |= lockproto.ClassicAutocreate
+	}
+	return f
+}
+
+// resourceWith is a resource with flags of virtlockd's program.
+func resourceWith(space, name string, flags uint32) lockspace.Resource {
+	return lockspace.Resource{
+		Lockspace: space, Name: name, Mode: lockspace.Mode(flags&lockproto.ClassicShared != 0),
+		Temporary: flags&lockproto.ClassicAutocreate != 0,
+	}
 }
 
 // ownClient is what libvirt's document does not say about a client.
@@ -145,65 +219,57 @@ func remembered(s hub.Session) (private, session json.RawMessage, err error) {
 	return private, session, err
 }
 
-// lockspaces describes the locks as virtlockd does: a resource has one descriptor and a list of owners' processes. What else there is to know
-// goes into the own part.
+// lockspaces describes the locks, for ourselves and as virtlockd does: there a resource has one descriptor and a list of owners'
+// processes.
 func lockspaces(state *lockstate.State, mine *own, locks []leases.Inherited, spaces []string) {
-	at := map[string]*lockstate.Lockspace{"": &state.Default}
+	mine.Spaces = append([]string{""}, spaces...)
+	at := map[string]int{}
+	theirs := make([]*lockstate.Lockspace, 0, len(mine.Spaces))
 	state.Lockspaces = make([]lockstate.Lockspace, len(spaces))
-	for i, dir := range spaces {
-		state.Lockspaces[i].Directory = dir
-		at[dir] = &state.Lockspaces[i]
-	}
-	owners := map[leases.Owner]int{}
-	type key struct{ space, name string }
-	known := map[key]int{}
-	for _, l := range locks {
-		o := ownLock{FD: l.FD, Number: l.Number, Owner: -1, Others: l.Others}
-		pid := int64(0)
-		if len(l.Owners) > 0 {
-			owner := l.Owners[0]
-			pid = int64(owner.Process.PID)
-			n, ok := owners[owner]
-			if !ok {
-				n = len(mine.Owners)
-				owners[owner] = n
-				mine.Owners = append(mine.Owners, owner)
-			}
-			o.Owner = n
-		}
-		space := at[l.Resource.Lockspace]
-		if space == nil {
-			// A lockspace that is not known holds leases only after somebody has edited the journal.
-			o.Resource = &l.Resource
-			mine.Locks = append(mine.Locks, o)
+	for i, dir := range mine.Spaces {
+		at[dir] = i
+		if i == 0 {
+			theirs = append(theirs, &state.Default)
 			continue
 		}
-		k := key{l.Resource.Lockspace, l.Resource.Name}
+		state.Lockspaces[i-1].Directory = dir
+		theirs = append(theirs, &state.Lockspaces[i-1])
+	}
+	owners := map[leases.Owner]int{}
+	type key struct {
+		space int
+		name  string
+	}
+	known := make(map[key]int, len(locks))
+	for _, l := range locks {
+		owner := leases.Owner{Unknown: true}
+		if len(l.Owners) > 0 {
+			owner = l.Owners[0]
+		}
+		o, ok := owners[owner]
+		if !ok {
+			o = len(mine.Owners)
+			owners[owner] = o
+			mine.Owners = append(mine.Owners, owner)
+		}
+		space, ok := at[l.Resource.Lockspace]
+		if !ok {
+			// Its lockspace is not known, which only an edited journal can bring about: then it is the path's.
+			l.Resource.Name, l.Resource.Lockspace = l.Resource.Path(), ""
+		}
+		mine.Locks.add(l, o, space)
+		s := theirs[space]
+		k := key{space, l.Resource.Name}
 		n, ok := known[k]
 		if !ok {
-			n = len(space.Resources)
+			n = len(s.Resources)
 			known[k] = n
-			space.Resources = append(space.Resources, resource(l))
+			s.Resources = append(s.Resources, lockstate.Resource{
+				Name: l.Resource.Name, Path: l.Resource.Path(), FD: int32(l.FD), Held: true, Flags: flags(l.Resource),
+			})
 		}
-		r := &space.Resources[n]
-		if int(r.FD) != l.FD {
-			o.Resource = &l.Resource
+		if pid := owner.Process.PID; pid != 0 {
+			s.Resources[n].Owners = append(s.Resources[n].Owners, int64(pid))
 		}
-		if pid != 0 {
-			r.Owners = append(r.Owners, pid)
-		}
-		mine.Locks = append(mine.Locks, o)
 	}
-}
-
-// resource describes a lock without its owners.
-func resource(l leases.Inherited) lockstate.Resource {
-	r := lockstate.Resource{Name: l.Resource.Name, Path: l.Resource.Path(), FD: int32(l.FD), Held: true}
-	if l.Resource.Mode == lockspace.Shared {
-		r.Flags |= lockproto.ClassicShared
-	}
-	if l.Resource.Temporary {
-		r.Flags |= lockproto.ClassicAutocreate
-	}
-	return r
 }

@@ -15,6 +15,8 @@ type Inherited struct {
 	FD int
 	// Resource is what it locks. The mode is the kernel's to say.
 	Resource lockspace.Resource
+	// Exclusive says that the lock is known to be exclusive, which is cheaper to prove.
+	Exclusive bool
 	// Owners have one lease each. Of a classic owner the process's number is enough. With no owners it is a lock that nobody
 	// describes: it goes to a lease of the journal of the same file, or else to an unknown owner until it is released by force.
 	Owners []Owner
@@ -181,7 +183,7 @@ func (t *Table) describe() []Inherited {
 		lock := l.hold.lock
 		out = append(out, Inherited{
 			FD: lock.Descriptor(), Resource: l.Resource, Number: l.Number, Owners: []Owner{l.Owner}, Since: l.Since,
-			Others: lock.Others(),
+			Others: lock.Others(), Exclusive: lock.Resource().Mode == lockspace.Exclusive,
 		})
 	}
 	return out

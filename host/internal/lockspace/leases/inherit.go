@@ -84,7 +84,11 @@ func (h *heir) enter(i Inherited) {
 	}
 	on := h.holds[i.FD]
 	if on == nil {
-		lock, err := lockspace.Inherit(i.FD, i.Resource)
+		inherit := lockspace.Inherit
+		if i.Exclusive {
+			inherit = lockspace.InheritExclusive
+		}
+		lock, err := inherit(i.FD, i.Resource)
 		if err != nil {
 			h.log.Warn("inherited descriptor carries no lock", "fd", i.FD, "path", i.Resource.Path(), "error", err)
 		} else {

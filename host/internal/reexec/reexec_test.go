@@ -223,7 +223,8 @@ func TestDescriptorsAreWhatTheyAreFoundToBe(t *testing.T) {
 	defer tcp.Close()
 	number := func(c interface {
 		File() (*os.File, error)
-	}) int {
+	},
+	) int {
 		f, err := c.File()
 		if err != nil {
 			t.Fatal(err)

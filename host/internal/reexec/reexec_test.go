@@ -278,6 +278,16 @@ func TestProgramIsTheOneThatIsInstalledNow(t *testing.T) {
 	}
 }
 
+func TestKernelsThatDropPOSIXLocksAreKnown(t *testing.T) {
+	for release, want := range map[string]bool{
+		"5.10.0-30-amd64": false, "4.19.1": false, "5.11.0": true, "5.11-rc1": true, "6.1.187": true, "6.18.44+": true, "10.0": true, "strange": true, "": true,
+	} {
+		if got := keepsPOSIX(release); got != want {
+			t.Errorf("%q keeps them: %v", release, got)
+		}
+	}
+}
+
 func TestDescriptorsThatAreKeptAreNotWhenNothingComesOfIt(t *testing.T) {
 	fds, _ := files(t, 3)
 	var k keeper

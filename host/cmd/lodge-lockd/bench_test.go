@@ -197,7 +197,7 @@ func classicPairs(b *testing.B, socket string) func(int) func() error {
 	}
 }
 
-// classicClient speaks virtlockd's program in two system calls a call, so that the daemons are what is measured. It blocks a thread.
+// classicClient speaks virtlockd's program in three system calls a call, so that the daemons are what is measured. It blocks a thread.
 type classicClient struct {
 	fd      int
 	serial  uint32
@@ -233,6 +233,13 @@ func (c *classicClient) call(procedure int32, args any) error {
 		return err
 	}
 	for have := 0; ; {
+		// libvirt's client waits in poll too. One that waits in read is woken when its call is read as well, by the daemon's processor.
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, -1); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return err
+		}
 		n, err := unix.Read(c.fd, c.in[have:])
 		if err != nil || n == 0 {
 			return fmt.Errorf("read answer: %d bytes, %w", n, err)

@@ -285,7 +285,7 @@ func TestProgramThatCannotBeReplacedGoesOn(t *testing.T) {
 	program := install(t)
 	r := newRigOf(t, program.path)
 	a := r.disk("a", lockspace.Exclusive)
-	r.run(guest(1, 1), r.acquire(guest(1, 1), a))
+	process, _ := r.run(guest(1, 1), r.acquire(guest(1, 1), a))
 	wait := prober(t, a.Path())
 	before := r.described()
 	status, err := r.Status(t.Context())
@@ -340,18 +340,10 @@ func TestProgramThatCannotBeReplacedGoesOn(t *testing.T) {
 	if after := r.described(); !slices.Equal(before, after) {
 		t.Errorf("leases were %q and are %q", before, after)
 	}
-	select {
-	case said := <-later(wait):
+	end(process)
+	if said := wait(); said != "free" {
 		t.Errorf("prober said %q", said)
-	case <-time.After(20 * time.Millisecond):
 	}
-}
-
-// later runs something that takes its time.
-func later(do func() string) <-chan string {
-	out := make(chan string, 1)
-	go func() { out <- do() }()
-	return out
 }
 
 // lockDescriptors are the daemon's of a file.
@@ -426,7 +418,7 @@ func (r *rig) stuckIn(string) bool {
 func TestSignalsThatComeAtAnyTime(t *testing.T) {
 	r := newRig(t)
 	a := r.disk("a", lockspace.Exclusive)
-	r.run(guest(1, 1), r.acquire(guest(1, 1), a))
+	process, _ := r.run(guest(1, 1), r.acquire(guest(1, 1), a))
 	pid := r.daemonPID()
 	wait := prober(t, a.Path())
 	// However many there are, at whatever moment of the daemon's, it is replaced now and then and goes on.
@@ -450,10 +442,9 @@ func TestSignalsThatComeAtAnyTime(t *testing.T) {
 			t.Fatalf("leases are %v", got)
 		}
 	}
-	select {
-	case said := <-later(wait):
+	end(process)
+	if said := wait(); said != "free" {
 		t.Errorf("prober said %q", said)
-	case <-time.After(20 * time.Millisecond):
 	}
 }
 

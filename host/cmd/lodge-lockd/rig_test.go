@@ -212,7 +212,7 @@ func prober(t *testing.T, path string) (wait func() string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { end(cmd) })
-	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(5*patience, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop() })
 	lines := bufio.NewReader(out)
 	if line, _ := lines.ReadString('\n'); line != "ready\n" {

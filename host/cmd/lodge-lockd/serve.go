@@ -25,8 +25,8 @@ import (
 const (
 	// recoverFor bounds how long clients wait at the start for locks that are slow to take back, such as on a dead NFS server.
 	recoverFor = 2 * time.Second
-	// settled is when the daemon's start is over.
-	settled = time.Second
+	// settled is when the daemon's start is over, and those that have waited for it are answered.
+	settled = 100 * time.Millisecond
 	// oomScore makes the kernel look for other victims first, as virtlockd's unit does.
 	oomScore = "-900"
 )

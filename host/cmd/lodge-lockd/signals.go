@@ -47,20 +47,17 @@ func (s *signals) arm() {
 }
 
 func (s *signals) hear(sig os.Signal) {
-	ask := s.reload
-	switch sig := sig.(type) {
-	case heard:
-		close(sig)
+	if h, ok := sig.(heard); ok {
+		close(h)
 		return
-	case syscall.Signal:
-		switch sig {
-		case syscall.SIGUSR1:
-			ask = s.replace
-		case syscall.SIGHUP:
-		default:
-			s.end()
-			return
-		}
+	}
+	ask := s.reload
+	switch {
+	case sig == syscall.SIGUSR1:
+		ask = s.replace
+	case sig != syscall.SIGHUP:
+		s.end()
+		return
 	}
 	select {
 	case ask <- struct{}{}:

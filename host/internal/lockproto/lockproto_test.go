@@ -21,6 +21,8 @@ func messages() []any {
 		&lockproto.ReleaseRet{Released: 1}, &lockproto.ListArgs{After: 9},
 		&lockproto.LeaseList{Leases: []lockproto.Lease{{Number: 1, Owner: owner, Resource: resources[0], Path: "/l/n", State: 1}}, More: true},
 		&lockproto.StatusRet{PID: 1, Version: "v", Held: 2},
+		&lockproto.LeaseRest{Leases: []lockproto.LeaseMore{{POSIX: true}, {Unknown: true}}}, &lockproto.ForceReleaseArgs{Number: 7},
+		&lockproto.Change{Number: 1, State: 3, Ended: true}, &lockproto.Change{Missed: true},
 	}
 }
 
@@ -61,6 +63,12 @@ func FuzzDecode(f *testing.F) {
 		all := messages()
 		m := reflect.New(reflect.TypeOf(all[int(kind)%len(all)]).Elem()).Interface()
 		rest, err := xdr.Unmarshal(b, m)
+		if r, ok := m.(*lockproto.ResourceArgs); ok {
+			var fast lockproto.ResourceArgs
+			if failed := fast.Decode(b); (failed == nil) != (err == nil) || (err == nil && fast != *r) {
+				t.Fatalf("decoded in another way it is %+v (%v), not %+v (%v)", fast, failed, *r, err)
+			}
+		}
 		if err != nil {
 			return
 		}

@@ -108,9 +108,11 @@ func decodeNew(f rpc.Frame, r *request) error {
 
 func decodeResource(f rpc.Frame, r *request) error {
 	var args lockproto.ResourceArgs
-	err := decode(f, &args)
+	if err := args.Decode(f.Payload); err != nil {
+		return malformed(f, err)
+	}
 	r.path, r.name, r.flags = args.Path, args.Name, args.Flags
-	return err
+	return nil
 }
 
 func decodePath(f rpc.Frame, r *request) error {

@@ -1,12 +1,15 @@
 package lockserver_test
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -467,4 +470,79 @@ func TestFramesThatAreNoCalls(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestConnectionsAboveTheLimitWaitForAnothersEnd(t *testing.T) {
+	const limit = 3
+	ours := func(t *testing.T) string {
+		r := newRig(t)
+		r.SetMaxClients(limit)
+		return r.socket
+	}
+	theirs := func(t *testing.T) string {
+		virtlockdtest.Need(t)
+		conf := filepath.Join(t.TempDir(), "virtlockd.conf")
+		if err := os.WriteFile(conf, fmt.Appendf(nil, "max_clients = %d\n", limit), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return virtlockdtest.Start(t, "-f", conf).Socket
+	}
+	for name, start := range map[string]func(*testing.T) string{"ours": ours, "virtlockd": theirs} {
+		t.Run(name, func(t *testing.T) {
+			socket := start(t)
+			var all []*caller
+			for range limit + 2 {
+				var c *caller
+				eventually(t, "the daemon does not listen", func() (ok bool) {
+					var err error
+					c, err = dial(socket)
+					return err == nil
+				})
+				t.Cleanup(func() { c.conn.Close() })
+				h := rpc.Header{Program: lockproto.ClassicProgram, Version: 1, Procedure: restrict}
+				if err := c.writer.Send(h, []byte{0, 0, 0, 1}); err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, c)
+			}
+			answered := func(c *caller) bool {
+				t.Helper()
+				f, err := c.reader.Next()
+				return err == nil && f.Status == rpc.Failed
+			}
+			for i, c := range all[:limit] {
+				if !answered(c) {
+					t.Fatalf("client %d is not answered", i)
+				}
+			}
+			for i, c := range all[limit:] {
+				if waits(t, c) != nil {
+					t.Fatalf("client %d above the limit is answered or refused", i)
+				}
+				all[i].conn.Close()
+				if !answered(c) {
+					t.Fatalf("client %d is not answered after another's end", i)
+				}
+			}
+		})
+	}
+}
+
+// waits returns nil if nothing has come for a while, and the connection is still there.
+func waits(t *testing.T, c *caller) error {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond)
+	raw, err := c.conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		n, _, inner = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	if err != nil || !errors.Is(inner, unix.EAGAIN) {
+		return fmt.Errorf("%d bytes came: %w", n, errors.Join(err, inner))
+	}
+	return nil
 }

@@ -105,9 +105,14 @@ func closeAll(files []*os.File) {
 // decode reads a call's arguments.
 func decode(f rpc.Frame, args any) error {
 	if _, err := xdr.Unmarshal(f.Payload, args); err != nil {
-		return verr.New(verr.RPC, "decode arguments of procedure %d: %w", f.Procedure, err).In(verr.FromRPC)
+		return malformed(f, err)
 	}
 	return nil
+}
+
+// malformed is the error for arguments that cannot be decoded.
+func malformed(f rpc.Frame, err error) error {
+	return verr.New(verr.RPC, "decode arguments of procedure %d: %w", f.Procedure, err).In(verr.FromRPC)
 }
 
 // unknown is the error for a procedure that a program does not have; clients know it by its first words.

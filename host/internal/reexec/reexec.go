@@ -27,6 +27,7 @@ import (
 
 	"github.com/lodgevirt/lodge/host/internal/lockserver"
 	"github.com/lodgevirt/lodge/host/internal/lockserver/hub"
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/lockstate"
 )
@@ -79,6 +80,9 @@ func (p *Program) Replace(ctx context.Context) error {
 		return fmt.Errorf("replace program: %w", err)
 	}
 	defer p.Table.Resume()
+	if err := p.posix(); err != nil {
+		return fmt.Errorf("replace program: %w", err)
+	}
 	kept := keeper{}
 	defer kept.restore(p.Log)
 	state, err := p.save(frozen, locks, &kept)
@@ -96,6 +100,37 @@ func (p *Program) Replace(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("replace program by %q: %w", program, unix.Exec(program, p.Args, os.Environ()))
+}
+
+// posixMajor and posixMinor are the version of Linux from which on a process with several threads keeps its POSIX locks across execve.
+const posixMajor, posixMinor = 5, 11
+
+// posix returns an error if there are locks that this kernel would drop.
+func (p *Program) posix() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("find the kernel's version: %w", err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	if keepsPOSIX(release) {
+		return nil
+	}
+	for _, l := range p.Table.List() {
+		if l.State == leases.Held && l.Kind == lockspace.POSIX {
+			return fmt.Errorf("lock of %q was virtlockd's: Linux %s would drop it, %d.%d would not",
+				l.Resource.Path(), release, posixMajor, posixMinor)
+		}
+	}
+	return nil
+}
+
+// keepsPOSIX reports whether a release of Linux keeps POSIX locks across execve. One that cannot be understood is taken for a new one.
+func keepsPOSIX(release string) bool {
+	var major, minor int
+	if n, err := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 || err != nil {
+		return true
+	}
+	return major > posixMajor || (major == posixMajor && minor >= posixMinor)
 }
 
 // find returns the program that has the daemon's name now, or else the one that runs.

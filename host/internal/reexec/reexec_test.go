@@ -223,7 +223,8 @@ func TestDescriptorsAreWhatTheyAreFoundToBe(t *testing.T) {
 	defer tcp.Close()
 	number := func(c interface {
 		File() (*os.File, error)
-	}) int {
+	},
+	) int {
 		f, err := c.File()
 		if err != nil {
 			t.Fatal(err)
@@ -273,6 +274,16 @@ func TestProgramIsTheOneThatIsInstalledNow(t *testing.T) {
 	} {
 		if got := (&Program{Args: []string{name}, Log: hclog.NewNullLogger()}).find(); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestKernelsThatDropPOSIXLocksAreKnown(t *testing.T) {
+	for release, want := range map[string]bool{
+		"5.10.0-30-amd64": false, "4.19.1": false, "5.11.0": true, "5.11-rc1": true, "6.1.187": true, "6.18.44+": true, "10.0": true, "strange": true, "": true,
+	} {
+		if got := keepsPOSIX(release); got != want {
+			t.Errorf("%q keeps them: %v", release, got)
 		}
 	}
 }

@@ -113,17 +113,25 @@ func stringPlan(limit int) *plan {
 		return AppendString(b, s), nil
 	}
 	dec := func(b []byte, v reflect.Value) ([]byte, error) {
-		data, b, err := countedAt(b, limit)
-		if err != nil {
-			return b, err
+		s, b, err := StringAt(b, limit)
+		if err == nil {
+			v.SetString(s)
 		}
-		if bytes.IndexByte(data, 0) >= 0 {
-			return b, fmt.Errorf("string with a nul byte: %w", ErrInvalid)
-		}
-		v.SetString(string(data))
-		return b, nil
+		return b, err
 	}
 	return &plan{min: 4, enc: enc, dec: dec}
+}
+
+// StringAt splits a string of at most limit bytes off, as Unmarshal does it, for hot paths that cannot afford reflection.
+func StringAt(b []byte, limit int) (s string, rest []byte, err error) {
+	data, rest, err := countedAt(b, limit)
+	if err != nil {
+		return "", b, err
+	}
+	if bytes.IndexByte(data, 0) >= 0 {
+		return "", b, fmt.Errorf("string with a nul byte: %w", ErrInvalid)
+	}
+	return string(data), rest, nil
 }
 
 // opaquePlan encodes byte slices; without a limit the input's size is the bound.

@@ -108,6 +108,9 @@ func pad(b []byte, n int) []byte {
 	return append(b, zero[:-n&3]...)
 }
 
+// Uint32At splits an unsigned int off, as Unmarshal does it, for hot paths that cannot afford reflection.
+func Uint32At(b []byte) (v uint32, rest []byte, err error) { return uint32At(b) }
+
 // uint32At splits four bytes off.
 func uint32At(b []byte) (uint32, []byte, error) {
 	if len(b) < 4 {

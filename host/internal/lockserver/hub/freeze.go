@@ -60,8 +60,10 @@ type Chunk struct {
 func (h *Hub) Freeze(ctx context.Context) ([]Frozen, error) {
 	frozen := make(chan struct{})
 	h.post(func() {
-		h.freezing = frozen
-		h.work.Add(1) // Run does not end before Thaw
+		if !h.stopping {
+			h.freezing = frozen
+			h.work.Add(1) // Run does not end before Thaw
+		}
 	})
 	select {
 	case <-frozen:

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -72,7 +73,7 @@ func open(t *testing.T, begin func(*site) Session) *site {
 		t.Fatal(err)
 	}
 	s := &site{
-		Hub: h, t: t, begun: make(chan struct{}, 100), leave: make(chan struct{}), closed: make(chan error, 100),
+		Hub: h, t: t, begun: make(chan struct{}, 100), leave: make(chan struct{}), closed: make(chan error, 5000),
 	}
 	s.Service = h.Add(ServiceConfig{Name: "test", MaxClients: 4, Open: func(*Client) (Session, error) { return begin(s), nil }})
 	return s
@@ -464,6 +465,54 @@ func TestFreezeFailsWhileACallHangs(t *testing.T) {
 	b.expect(1, "")
 	s.leave <- struct{}{}
 	a.expect(1, "late")
+}
+
+func TestHubThatEndsIsNotFrozen(t *testing.T) {
+	for range 50 {
+		s := start(t)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Freeze(t.Context())
+			if err == nil {
+				s.Thaw()
+			}
+			ended <- err
+		}()
+		s.stop()
+		if err := <-ended; err != nil && !errors.Is(err, ErrEnded) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTwoThousandClientsAreServed(t *testing.T) {
+	const clients = 2000
+	s := start(t)
+	s.SetLimit(clients)
+	goroutines := runtime.NumGoroutine()
+	var all []*caller
+	for range clients {
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.path, Net: "unix"})
+		for give := time.Now().Add(patience); errors.Is(err, unix.EAGAIN) && time.Now().Before(give); {
+			time.Sleep(time.Millisecond) // the backlog is full
+			conn, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: s.path, Net: "unix"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, newCaller(t, conn))
+	}
+	for round := range uint32(3) {
+		for _, c := range all {
+			c.write(call(echo, round, 1, "abcd"))
+		}
+		for _, c := range all {
+			c.expect(round, "abcd")
+		}
+	}
+	if n := runtime.NumGoroutine() - goroutines; n > 20 {
+		t.Errorf("%d goroutines more for %d clients", n, clients)
+	}
 }
 
 func TestSuccessorAnswersWhatWasSentBefore(t *testing.T) {

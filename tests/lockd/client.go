@@ -104,6 +104,9 @@ func Over(fd int) *Client { return &Client{conn: wire.New(fd)} }
 // Close closes the connection.
 func (c *Client) Close() { c.conn.Close() }
 
+// HangUp closes the connection when the daemon has closed it, so that it knows that nobody is there.
+func (c *Client) HangUp() error { return c.conn.HangUp() }
+
 // SetPatience bounds the wait for each answer.
 func (c *Client) SetPatience(d time.Duration) error { return c.conn.SetPatience(d) }
 

@@ -223,6 +223,7 @@ func (m *lockMeter) reexecution(_ context.Context, locks int) error {
 	}
 	defer c.Close()
 	var times []time.Duration
+	before := cpuTime(m.pids())
 	for range lockRounds {
 		began := time.Now()
 		if err := m.reexecute(); err != nil {
@@ -238,7 +239,7 @@ func (m *lockMeter) reexecution(_ context.Context, locks int) error {
 			return err
 		}
 	}
-	m.r.time(what, median(times))
+	m.r.costly(what, median(times), (cpuTime(m.pids())-before)/lockRounds)
 	m.r.size(fmt.Sprintf("resident memory after re-execution, %d locks", locks), residentMiB(m.pids()))
 	return nil
 }
@@ -246,7 +247,10 @@ func (m *lockMeter) reexecution(_ context.Context, locks int) error {
 // restart measures from SIGKILL, with the time that it takes to start the next daemon, until that has every lock.
 func (m *lockMeter) restart(ctx context.Context) error {
 	what := fmt.Sprintf("restart after SIGKILL with %d locks until all are known and held", m.plan.manyLocks)
-	var times []time.Duration
+	var (
+		times []time.Duration
+		cpu   time.Duration
+	)
 	for range lockRounds {
 		began := time.Now()
 		if err := m.kill(); err != nil {
@@ -262,8 +266,9 @@ func (m *lockMeter) restart(ctx context.Context) error {
 			return err
 		}
 		times = append(times, time.Since(began))
+		cpu += cpuTime(m.pids())
 	}
-	m.r.time(what, median(times))
+	m.r.costly(what, median(times), cpu/lockRounds)
 	return nil
 }
 

@@ -63,6 +63,11 @@ func (r *result) time(what string, d time.Duration) {
 	r.add(figure{what: what, text: short(d), value: d.Seconds()})
 }
 
+// costly adds a time and the processor time of the server in it.
+func (r *result) costly(what string, d, cpu time.Duration) {
+	r.add(figure{what: what, text: short(d), value: d.Seconds(), cpu: cpu})
+}
+
 // none adds what there is no figure for.
 func (r *result) none(what, why string) { r.add(figure{what: what, text: why}) }
 

@@ -104,6 +104,9 @@ func Over(fd int) *Client { return &Client{conn: wire.New(fd)} }
 // Close closes the connection.
 func (c *Client) Close() { c.conn.Close() }
 
+// HangUp closes the connection when the daemon has closed it, so that it knows that nobody is there.
+func (c *Client) HangUp() error { return c.conn.HangUp() }
+
 // SetPatience bounds the wait for each answer.
 func (c *Client) SetPatience(d time.Duration) error { return c.conn.SetPatience(d) }
 
@@ -199,15 +202,28 @@ func (c *Client) List() ([]Lease, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := wire.Reader{Rest: payload}
-		for range r.Count(leaseSize) {
-			all = append(all, readLease(&r))
+		var page []Lease
+		if page, more, err = parseLeases(payload); err != nil {
+			return nil, err
 		}
-		if more = r.Bool(); r.Err != nil {
-			return nil, fmt.Errorf("list leases: %w", r.Err)
+		if more && len(page) == 0 {
+			return nil, errors.New("list leases: more are promised, and none come")
 		}
+		all = append(all, page...)
 	}
 	return all, nil
+}
+
+// parseLeases reads a page of the list, and whether there is another. What newer daemons add behind it is left alone.
+func parseLeases(payload []byte) (page []Lease, more bool, err error) {
+	r := wire.Reader{Rest: payload}
+	for range r.Count(leaseSize) {
+		page = append(page, readLease(&r))
+	}
+	if more = r.Bool(); r.Err != nil {
+		return nil, false, fmt.Errorf("list leases: %w", r.Err)
+	}
+	return page, more, nil
 }
 
 // Status reads our daemon at a glance.

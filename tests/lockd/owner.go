@@ -83,5 +83,10 @@ func receive(fd int) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive connection: %w", err)
 	}
-	return Over(dup), nil
+	c := Over(dup)
+	if err := c.SetPatience(endWait); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }

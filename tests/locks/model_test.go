@@ -256,7 +256,7 @@ func (f *thing) sight() lockd.Sight {
 }
 
 // leases lists what our daemon must list, sorted.
-func (m *model) leases() []string {
+func (m *model) leases(describe func(o lockd.Owner, classic bool, path string, shared bool, state uint32) string) []string {
 	var all []string
 	for _, f := range m.things {
 		for _, s := range f.shares {
@@ -265,15 +265,6 @@ func (m *model) leases() []string {
 	}
 	slices.Sort(all)
 	return all
-}
-
-// describe says in a line what a lease is.
-func describe(o lockd.Owner, classic bool, path string, shared bool, state uint32) string {
-	if classic {
-		// Virtlockd's program knows neither.
-		o.Generation, o.Start = 0, 0
-	}
-	return fmt.Sprintf("%s %x %d gen %d pid %d classic %v shared %v state %d", path, o.UUID[:2], o.ID, o.Generation, o.PID, classic, shared, state)
 }
 
 // files lists the files that must be in a lockspace, sorted.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lodgevirt/lodge/tests/lockd"
 	"github.com/lodgevirt/lodge/tests/peer"
+	"github.com/lodgevirt/lodge/tests/rig"
 )
 
 // Numbers of operations, by default and with -short, and how many there are between two comparisons.
@@ -32,11 +34,13 @@ func (d oursAlone) socket() string                   { return d.Socket }
 func (d oursAlone) kill() error                      { return d.End(unix.SIGKILL) }
 func (d oursAlone) revive(ctx context.Context) error { return d.Start(ctx) }
 func (d oursAlone) ours() bool                       { return true }
+func (d oursAlone) lists() bool                      { return true }
 func (d oursAlone) reexecute() error                 { return reexecution(d.PID()) }
 
 // theirs is libvirt's virtlockd in a jail, as a judge of the model.
 type theirs struct {
 	*peer.Libvirt
+	dir string
 	pid int
 }
 
@@ -44,6 +48,7 @@ func (d *theirs) socket() string               { return d.LockSocket() }
 func (d *theirs) kill() error                  { return errors.New("it would lose all locks") }
 func (d *theirs) revive(context.Context) error { return nil }
 func (d *theirs) ours() bool                   { return false }
+func (d *theirs) lists() bool                  { return false }
 func (d *theirs) reexecute() error             { return reexecution(d.pid) }
 
 func reexecution(pid int) error {
@@ -65,25 +70,73 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 // TestTheModelIsVirtlockds does the same to libvirt's own daemon, as far as it goes: what the model says of virtlockd's program is
 // what virtlockd does.
 func TestTheModelIsVirtlockds(t *testing.T) {
+	d := newTheirs(t, "virtlockd")
+	w := newWorld(t, d.dir, d)
+	w.virtlockd = true
+	wander(w, commonSteps(), operations/2*scale(t))
+}
+
+// commonSteps are those that libvirt's daemon can do too.
+func commonSteps() []step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.oursOnly })
+}
+
+// newTheirs starts what is called virtlockd in a jail.
+func newTheirs(t *testing.T, command ...string) *theirs {
+	t.Helper()
 	long(t)
 	if err := peer.Available(); err != nil {
 		t.Skip(err)
 	}
-	dir := folder(t)
-	l, err := peer.Build(t.Context(), dir)
+	d := &theirs{dir: folder(t)}
+	var err error
+	d.Libvirt, err = peer.Build(t.Context(), d.dir)
 	must(t, err)
 	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
+		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
+		if t.Failed() {
+			t.Logf("the lock daemon said at last:\n%s", rig.Tail(d.Jail.Log("lockd")))
+		}
 	})
-	pid, err := l.Jail.Start("virtlockd", "virtlockd", "-p", filepath.Join(dir, "virtlockd.pid"))
+	must(t, d.Configure("virtlockd.conf"))
+	d.pid, err = d.Jail.Start("lockd", append(command, "-p", filepath.Join(d.dir, "virtlockd.pid"), "-f", "/etc/libvirt/virtlockd.conf")...)
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	must(t, peer.Await(ctx, l.LockSocket()))
-	among := slices.DeleteFunc(slices.Clone(steps), func(s step) bool { return s.oursOnly })
-	wander(newWorld(t, dir, &theirs{l, pid}), among, operations/2*scale(t))
+	must(t, peer.Await(ctx, d.LockSocket()))
+	return d
+}
+
+// changing is a daemon whose program is libvirt's and ours in turns, or one of them again.
+type changing struct {
+	*theirs
+	*programs
+	random *rand.Rand
+	isOurs bool
+}
+
+func (d *changing) lists() bool { return d.isOurs }
+
+func (d *changing) reexecute() error {
+	if d.random.IntN(4) > 0 {
+		d.isOurs = !d.isOurs
+	}
+	program := d.libvirt
+	if d.isOurs {
+		program = d.lodge
+	}
+	return errors.Join(d.install(program), d.theirs.reexecute())
+}
+
+// TestRandomOperationsWhileTheProgramChanges does thousands of things at random while libvirt's daemon and ours follow each other in one
+// process. Nothing may tell which of them it is.
+func TestRandomOperationsWhileTheProgramChanges(t *testing.T) {
+	long(t)
+	p := newPrograms(t, folder(t))
+	d := &changing{theirs: newTheirs(t, p.command()...), programs: p, random: rand.New(rand.NewPCG(1, 1))}
+	wander(newWorld(t, d.dir, d), commonSteps(), operations/4*scale(t))
 }
 
 // wander does n steps at random.

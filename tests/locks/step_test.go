@@ -113,13 +113,17 @@ func (w *world) takeOne() {
 	w.check(want, s.conn.Acquire(f.space, f.name, flags), "acquire %s with flags %d for %v", f.path(), flags, s.party)
 }
 
-// allowed changes flags with which libvirt's daemon would remove an image together with its lock, or a known fault of ours would show.
+// allowed changes flags with which a daemon is known to do otherwise than the model.
 func (w *world) allowed(f *thing, flags uint32) uint32 {
-	if w.daemon.ours() {
+	switch {
+	case w.daemon.ours():
 		return f.unmixed(flags)
-	}
-	if f.space == "" {
-		flags &^= lockd.Autocreate
+	case f.space == "":
+		// Libvirt's daemon removes an image together with its lock.
+		return flags &^ lockd.Autocreate
+	case !w.virtlockd && flags&lockd.Shared != 0:
+		// It does not remove the file of a shared lock that was ours: it asks for the whole lock first, and cannot have it.
+		return flags &^ lockd.Autocreate
 	}
 	return flags
 }
@@ -230,11 +234,10 @@ func (w *world) closeOwner() {
 		return
 	}
 	w.note("close the connection of %v, who has %v", p, w.held(p))
-	p.conn.Close()
+	err := p.conn.HangUp()
 	p.conn = nil
-	if !slices.ContainsFunc(w.things, func(f *thing) bool {
-		return slices.ContainsFunc(f.shares, func(s share) bool { return s.party == p })
-	}) {
+	must(w.t, err)
+	if len(w.held(p)) == 0 {
 		return
 	}
 	ended := make(chan struct{})

@@ -35,20 +35,42 @@ func TestVirtlockdAndOursFollowEachOtherUnderLibvirtd(t *testing.T) {
 // succession is a story in which the program called virtlockd changes.
 type succession struct {
 	*story
-	ours, theirs string
-	link         string
+	*programs
+}
+
+// programs are those that can be called virtlockd, and a link that is.
+type programs struct{ lodge, libvirt, link string }
+
+// newPrograms makes the link in a folder, to libvirt's.
+func newPrograms(t *testing.T, dir string) *programs {
+	t.Helper()
+	theirs, err := exec.LookPath("virtlockd")
+	if err != nil {
+		t.Skip("virtlockd is not installed (make deps)")
+	}
+	p := &programs{lodge: binary(t, "lodge-lockd"), libvirt: theirs, link: filepath.Join(dir, "sbin", "virtlockd")}
+	must(t, os.Mkdir(filepath.Dir(p.link), 0o755))
+	must(t, p.install(theirs))
+	return p
+}
+
+// command starts what is called virtlockd.
+func (p *programs) command() []string {
+	return []string{"env", "PATH=" + filepath.Dir(p.link) + ":" + os.Getenv("PATH"), "virtlockd"}
+}
+
+// install puts a program into the place of virtlockd.
+func (p *programs) install(program string) error {
+	if err := os.Symlink(program, p.link+".new"); err != nil {
+		return fmt.Errorf("install %s: %w", program, err)
+	}
+	return os.Rename(p.link+".new", p.link)
 }
 
 func newSuccession(h *house) *succession {
-	theirs, err := exec.LookPath("virtlockd")
-	must(h.t, err)
-	s := &succession{ours: binary(h.t, "lodge-lockd"), theirs: theirs, link: filepath.Join(h.dir, "sbin", "virtlockd")}
-	must(h.t, os.Mkdir(filepath.Dir(s.link), 0o755))
-	s.install(h.t, s.theirs)
-	h.program = []string{
-		"env", "PATH=" + filepath.Dir(s.link) + ":" + os.Getenv("PATH"),
-		"virtlockd", "-p", filepath.Join(h.dir, "virtlockd.pid"), "-f", "/etc/libvirt/virtlockd.conf",
-	}
+	h.t.Helper()
+	s := &succession{programs: newPrograms(h.t, h.dir)}
+	h.program = append(s.command(), "-p", filepath.Join(h.dir, "virtlockd.pid"), "-f", "/etc/libvirt/virtlockd.conf")
 	must(h.t, h.Configure("virtlockd.conf"))
 	h.startLockd()
 	h.startLibvirtd()
@@ -56,19 +78,12 @@ func newSuccession(h *house) *succession {
 	return s
 }
 
-// install puts a program into the place of virtlockd.
-func (s *succession) install(t *testing.T, program string) {
-	t.Helper()
-	must(t, os.Symlink(program, s.link+".new"))
-	must(t, os.Rename(s.link+".new", s.link))
-}
-
 // follow has a program follow the one that runs, in the same process, and checks that it did, and that the lock of guest one was never free.
 func (s *succession) follow(program string) {
 	s.t.Helper()
 	pid := s.qemu("one")
 	p := s.probe()
-	s.install(s.t, program)
+	must(s.t, s.install(program))
 	reexecute(s.t, s.house.lockd)
 	s.refused("", "start", "two")
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", s.house.lockd))
@@ -95,7 +110,7 @@ func (s *succession) tell(t *testing.T) {
 			s.refused("", "start", "two")
 		}},
 		{"ours follows it", func() {
-			s.follow(s.ours)
+			s.follow(s.lodge)
 			s.owned("one", s.disk)
 			s.owned("three", s.other)
 			s.refused(`"one"`, "start", "two")
@@ -105,12 +120,12 @@ func (s *succession) tell(t *testing.T) {
 			s.plug()
 		}},
 		{"ours follows ours", func() {
-			s.follow(s.ours)
+			s.follow(s.lodge)
 			s.owned("one", s.disk)
 			s.suspend()
 		}},
 		{"libvirt's follows ours", func() {
-			s.follow(s.theirs)
+			s.follow(s.libvirt)
 			s.expect(s.other, lockd.Written)
 			for range 2 {
 				s.virsh("suspend", "one")
@@ -126,7 +141,7 @@ func (s *succession) tell(t *testing.T) {
 			s.expect(s.other, lockd.Written)
 		}},
 		{"ours follows it again", func() {
-			s.follow(s.ours)
+			s.follow(s.lodge)
 			s.owned("one", s.disk)
 			s.owned("three", s.other)
 		}},

@@ -13,10 +13,10 @@ const volleyPairs = 12
 
 // forgotten says what a daemon still knows of a dead process.
 func (w *world) forgotten(p *party) error {
-	if !w.daemon.ours() {
+	if !w.daemon.lists() {
 		return nil // The kernel says it: compare looks.
 	}
-	all, err := w.admin.List()
+	all, err := w.list()
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (w *world) killAmongCalls() {
 		parties[s] = s.seat.party
 	}
 	w.resume()
-	all, err := w.admin.List()
+	all, err := w.list()
 	must(w.t, err)
 	known := map[string]lockd.Lease{}
 	for _, l := range all {

@@ -74,6 +74,18 @@ func (c *Conn) SetPatience(d time.Duration) error {
 	return nil
 }
 
+// HangUp says that no more calls will come, waits until the daemon has closed the connection on account of that, and closes it.
+func (c *Conn) HangUp() error {
+	defer c.Close()
+	if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+		return fmt.Errorf("hang up: %w", err)
+	}
+	if _, err := c.fill(0, 1, 1); !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("hang up: the daemon goes on: %w", err)
+	}
+	return nil
+}
+
 // Descriptor is the socket, which stays the connection's.
 func (c *Conn) Descriptor() int { return c.fd }
 

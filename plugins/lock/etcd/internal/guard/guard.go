@@ -55,7 +55,7 @@ func New(dir string, log hclog.Logger, linger time.Duration) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := OpenPage(filepath.Join(dir, pageFile), id)
+	page, err := OpenPage(filepath.Join(dir, PageFile), id)
 	if err != nil {
 		return nil, err
 	}
@@ -262,10 +262,10 @@ func (g *Guard) handle(req *request) response {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer g.events.wake() // deadlines may be others now
-	r := response{Version: version}
+	r := response{Version: Version}
 	if h := req.Hello; h != nil {
-		if h.Version != version || h.Page != g.page.Ident() || h.Config == nil {
-			r.Error = fmt.Sprintf("guard of version %d with page %s cannot serve version %d with page %s", version, g.page.Ident(), h.Version, h.Page)
+		if h.Version != Version || h.Page != g.page.Ident() || h.Config == nil {
+			r.Error = fmt.Sprintf("guard of version %d with page %s cannot serve version %d with page %s", Version, g.page.Ident(), h.Version, h.Page)
 			return r
 		}
 		g.hello = h

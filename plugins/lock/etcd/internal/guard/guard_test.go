@@ -77,7 +77,7 @@ func newYard(t *testing.T, linger time.Duration) *yard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	y := &yard{T: t, dir: dir, page: open(t, filepath.Join(dir, pageFile), id), log: &lines{}}
+	y := &yard{T: t, dir: dir, page: open(t, filepath.Join(dir, PageFile), id), log: &lines{}}
 	y.post = y.newPost(linger)
 	t.Cleanup(y.endGuard)
 	y.renewed()
@@ -87,7 +87,7 @@ func newYard(t *testing.T, linger time.Duration) *yard {
 // newPost is the post of a plugin's process.
 func (y *yard) newPost(linger time.Duration) *Post {
 	p := NewPost(y.dir, hclog.New(&hclog.LoggerOptions{Output: y.log}), linger, func() *Hello {
-		return &Hello{Version: version, Page: y.page.Ident(), Config: &config.Config{
+		return &Hello{Version: Version, Page: y.page.Ident(), Config: &config.Config{
 			// Nobody is there, so the guard's own renewals fail.
 			Endpoints: []string{"http://127.0.0.1:1"}, TTL: ttl, DialTimeout: time.Second, RequestTimeout: time.Second,
 		}}
@@ -404,11 +404,11 @@ func TestAnotherPageNeedsAnotherGuard(t *testing.T) {
 	y.hold()
 	y.set(guest.Guest)
 	before := y.post.Guard(y.ctx())
-	if err := os.Remove(filepath.Join(y.dir, pageFile)); err != nil {
+	if err := os.Remove(filepath.Join(y.dir, PageFile)); err != nil {
 		t.Fatal(err)
 	}
 	id, _ := boot.ID()
-	y.page = open(t, filepath.Join(y.dir, pageFile), id)
+	y.page = open(t, filepath.Join(y.dir, PageFile), id)
 	y.hold()
 	next := y.newPost(time.Minute)
 	if err := next.Set(y.ctx(), guest.Guest); err != nil {

@@ -23,9 +23,9 @@ import (
 // Command is the hidden sub-command that is the guard.
 const Command = "guard"
 
-// Files in the folder.
+// Files in the folder: the page, the socket on which the guard listens, and the file that it locks.
 const (
-	pageFile   = "lease"
+	PageFile   = "lease"
 	socketFile = "guard.sock"
 	lockFile   = "guard.lock"
 )

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// version of what plugin and guard say to each other; a guard that speaks another one is replaced.
-	version = 1
+	// Version of what plugin and guard say to each other; a guard that speaks another one is replaced.
+	Version = 1
 	// maxLine is the longest message, in bytes.
 	maxLine = 1 << 20
 	// maxBatch is how many guests one message may have.

@@ -74,70 +74,70 @@ func (s *Store) Left(ctx context.Context, lease clientv3.LeaseID) (granted, left
 
 // renewals is a stream of renewals, with one of them under way at a time.
 type renewals struct {
-	stream grpc.BidiStreamingClient[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
 	cancel context.CancelFunc
+	stream grpc.BidiStreamingClient[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
 }
 
-// Renew has a lease live on for its whole time, or says ErrLeaseGone. It gives up after patience. One call at a time.
+// Renew has a lease live on for its whole time, or says ErrLeaseGone. It gives up after patience.
 func (s *Store) Renew(ctx context.Context, lease clientv3.LeaseID, patience time.Duration) (Granted, error) {
-	r, err := s.renewing(ctx, patience)
-	if err != nil {
-		return Granted{}, fmt.Errorf("renew the lease: %w", err)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case s.renewing <- struct{}{}:
+		defer func() { <-s.renewing }()
+	case <-ctx.Done():
+		return Granted{}, fmt.Errorf("renew the lease: %w", &Unsure{Err: ctx.Err()})
 	}
-	late := time.AfterFunc(patience, r.cancel)
-	defer late.Stop()
-	stop := context.AfterFunc(ctx, r.cancel)
+	granted, err := s.renew(ctx, lease)
+	if err != nil && !errors.Is(err, ErrLeaseGone) {
+		// The answer may come yet, and must not be taken for that to the next request. The next stream goes to another member.
+		if s.stream != nil {
+			s.stream.cancel()
+			s.stream = nil
+		}
+		return Granted{}, fmt.Errorf("renew the lease: no answer within %v: %w", patience, explain(err))
+	}
+	return granted, err
+}
+
+// renew sends a renewal and waits for the answer; called while renewing is held.
+func (s *Store) renew(ctx context.Context, lease clientv3.LeaseID) (Granted, error) {
+	if s.stream == nil {
+		if err := s.openStream(ctx); err != nil {
+			return Granted{}, err
+		}
+	}
+	stop := context.AfterFunc(ctx, s.stream.cancel)
 	defer stop()
 	sent := s.clock()
-	if err = r.stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(lease)}); err == nil || errors.Is(err, io.EOF) {
-		var resp *pb.LeaseKeepAliveResponse
-		if resp, err = r.stream.Recv(); err == nil {
-			if resp.GetTTL() <= 0 {
-				return Granted{}, ErrLeaseGone
-			}
-			return Granted{Lease: lease, TTL: time.Duration(resp.GetTTL()) * time.Second, Sent: sent}, nil
-		}
+	if err := s.stream.stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(lease)}); err != nil && !errors.Is(err, io.EOF) {
+		return Granted{}, err
 	}
-	// The answer may come yet, and must not be taken for that to the next request. The next stream goes to another member.
-	s.drop(r)
-	return Granted{}, fmt.Errorf("renew the lease: no answer within %v: %w", patience, explain(err))
+	resp, err := s.stream.stream.Recv()
+	if err != nil {
+		return Granted{}, err
+	}
+	if !stop() {
+		return Granted{}, ctx.Err() // the stream is being cancelled
+	}
+	if resp.GetTTL() <= 0 {
+		return Granted{}, ErrLeaseGone
+	}
+	return Granted{Lease: lease, TTL: time.Duration(resp.GetTTL()) * time.Second, Sent: sent}, nil
 }
 
-// renewing returns the stream, which is made if there is none.
-func (s *Store) renewing(ctx context.Context, patience time.Duration) (*renewals, error) {
-	s.mu.Lock()
-	r := s.stream
-	s.mu.Unlock()
-	if r != nil {
-		return r, nil
-	}
-	// The stream outlives this call, so only its making is bound to the call's context.
+// openStream makes the stream, which outlives the call's context; called while renewing is held.
+func (s *Store) openStream(ctx context.Context) error {
 	streamCtx, cancel := context.WithCancel(clientv3.WithRequireLeader(context.WithoutCancel(ctx)))
-	late := time.AfterFunc(patience, cancel)
 	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
 	stream, err := pb.NewLeaseClient(s.client.ActiveConnection()).LeaseKeepAlive(streamCtx, grpc.WaitForReady(true))
-	if !stop() || !late.Stop() || err != nil {
+	if err != nil {
 		cancel()
-		if err == nil {
-			err = context.DeadlineExceeded
-		}
-		return nil, explain(err)
+		return err
 	}
-	r = &renewals{stream: stream, cancel: cancel}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stream = r
-	return r, nil
-}
-
-// drop ends a stream.
-func (s *Store) drop(r *renewals) {
-	r.cancel()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stream == r {
-		s.stream = nil
-	}
+	s.stream = &renewals{stream: stream, cancel: cancel}
+	return nil
 }
 
 // Enter writes the host's key, bound to the lease, and returns its revision: from then on no older request of this host can be

@@ -17,7 +17,7 @@
 // record away, and that is another epoch too. The record of those that share stays, since some of them may be suspended.
 //
 // A Store owns its connections and keeps no state besides; all methods are safe concurrently and bounded by request_timeout for each
-// request. Errors are ErrLeaseGone, ErrFenced, an Unsure, a *verr.Error for what trying again will not change, or others, after which
+// request. Errors are ErrLeaseGone, ErrFenced, ErrNoHost, an Unsure, a *verr.Error for what trying again will not change, or others, after which
 // the same may be tried again.
 package store
 
@@ -26,7 +26,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -62,8 +61,10 @@ const (
 var (
 	// ErrLeaseGone says that etcd does not know the lease any more: all keys that were bound to it are gone.
 	ErrLeaseGone = errors.New("the etcd lease is gone")
-	// ErrFenced says that the host's key is not as this process has written it last.
+	// ErrFenced says that the host's key was written after this process has written it: by its successor, or by itself.
 	ErrFenced = errors.New("the host's key was written anew")
+	// ErrNoHost says that the host's key is missing, most likely because the lease is gone.
+	ErrNoHost = errors.New("the host's key is missing")
 )
 
 // Unsure is an error after which a change may have been made, or may still be.
@@ -95,8 +96,9 @@ type Store struct {
 	clock  boot.Clock
 	client *clientv3.Client
 
-	mu     sync.Mutex // guards stream
-	stream *renewals
+	// renewing is held by whoever uses stream.
+	renewing chan struct{}
+	stream   *renewals
 }
 
 // Open makes a Store. It does not wait for a connection.
@@ -122,19 +124,20 @@ func Open(conf *config.Config, id Identity, clock boot.Clock) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	return &Store{conf: conf, keys: record.Keys{Prefix: conf.Prefix}, id: id, clock: clock, client: client}, nil
+	return &Store{conf: conf, keys: record.Keys{Prefix: conf.Prefix}, id: id, clock: clock, client: client, renewing: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the connections; calls under way fail.
 func (s *Store) Close() error {
-	s.mu.Lock()
+	// This ends the stream too, and so whoever waits for it.
+	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("disconnect from etcd: %w", err)
+	}
+	s.renewing <- struct{}{}
+	defer func() { <-s.renewing }()
 	if s.stream != nil {
 		s.stream.cancel()
 		s.stream = nil
-	}
-	s.mu.Unlock()
-	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("disconnect from etcd: %w", err)
 	}
 	return nil
 }

@@ -460,7 +460,7 @@ func leaseGone(t *testing.T, c *etcdtest.Cluster, _ *clientv3.Client, prefix str
 	if _, _, err := a.Left(timeout(t), a.sess.Lease); !errors.Is(err, store.ErrLeaseGone) {
 		t.Errorf("asking for it: %v", err)
 	}
-	if _, err := a.take("u", "/1"); !errors.Is(err, store.ErrLeaseGone) && !errors.Is(err, store.ErrFenced) {
+	if _, err := a.take("u", "/1"); !errors.Is(err, store.ErrNoHost) {
 		t.Errorf("taking with it: %v", err)
 	}
 	if _, err := a.Enter(timeout(t), a.sess.Lease, false); !errors.Is(err, store.ErrLeaseGone) {

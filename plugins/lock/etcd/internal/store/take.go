@@ -155,12 +155,14 @@ func (s *Store) make(ctx context.Context, p change) (done bool, revision int64, 
 	if resp.Succeeded {
 		return true, resp.Header.GetRevision(), nil
 	}
-	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
-		if kv.GetModRevision() == p.fence {
-			return false, 0, nil
-		}
+	kvs := resp.Responses[0].GetResponseRange().GetKvs()
+	switch {
+	case len(kvs) == 0:
+		return false, 0, ErrNoHost
+	case kvs[0].GetModRevision() != p.fence:
+		return false, 0, ErrFenced
 	}
-	return false, 0, ErrFenced
+	return false, 0, nil
 }
 
 // plan decides what is to be done about each want, and refuses what cannot be had.

@@ -29,6 +29,7 @@ type bench struct {
 	hosts   []*host
 	guests  []*guest // to be released at the end
 	names   atomic.Int64
+	swept   bool
 }
 
 // host is one of them.
@@ -308,8 +309,12 @@ func (g *guest) done() {
 	g.endProcess()
 }
 
-// sweep ends all guests, and looks whether something is left.
+// sweep ends all guests, and looks whether something is left. It does so once.
 func (b *bench) sweep() {
+	if b.swept {
+		return
+	}
+	b.swept = true
 	for _, g := range b.guests {
 		g.done()
 	}

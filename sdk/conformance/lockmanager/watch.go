@@ -75,6 +75,7 @@ func killedLosesNothing(b *bench) {
 	h := &host{b: b, config: config, core: faketest.Launch(b.T, config, b.factory.Command)}
 	h.manager = lockv1.NewManagerServiceClient(h.core.Conn)
 	b.hosts[0] = h
+	b.Cleanup(b.sweep) // before the process ends
 	r := b.disk()
 	g := h.guest("guest")
 	token := g.take(r)[0].GetFencingToken()

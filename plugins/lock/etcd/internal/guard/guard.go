@@ -37,6 +37,9 @@ type Guard struct {
 	linger time.Duration
 	page   *Page
 	events *events
+	dir    string
+	// looked is when Run has last looked whether the folder is there.
+	looked boot.Time
 	// open makes what renews the lease; tests have their own.
 	open func(*Hello) (renewer, error)
 
@@ -65,7 +68,7 @@ func New(dir string, log hclog.Logger, linger time.Duration) (*Guard, error) {
 		return nil, err
 	}
 	return &Guard{
-		log: log, clock: boot.Now, linger: linger, page: page, events: events, open: openStore,
+		log: log, clock: boot.Now, linger: linger, page: page, events: events, dir: dir, open: openStore,
 		table: table{guests: map[record.Life]*entry{}}, empty: boot.Now(), conns: map[net.Conn]bool{},
 	}, nil
 }
@@ -94,6 +97,7 @@ func (g *Guard) Run(ctx context.Context, l net.Listener) error {
 	for ctx.Err() == nil {
 		now := g.clock()
 		again := g.enforce(now)
+		g.findFolder(now)
 		if g.idle(now) {
 			g.log.Info("guard ends: no guest has locks")
 			return nil
@@ -132,6 +136,27 @@ func (g *Guard) findDead() {
 			continue
 		}
 		if start, err := boot.StartTime(e.PID); errors.Is(err, os.ErrNotExist) || (err == nil && start != e.StartTime) {
+			g.forget(e)
+		}
+	}
+}
+
+// findFolder looks every now and then whether the folder is there. Where it was removed there can be no plugin any more that would
+// release the locks of guests without a process here, so they are kept no longer.
+func (g *Guard) findFolder(now boot.Time) {
+	const every = 5 * time.Second
+	if now.Sub(g.looked) < every {
+		return
+	}
+	g.looked = now
+	if _, err := os.Stat(g.dir); !errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.table.guests {
+		if e.PID == 0 {
+			g.log.Warn("guest without a process is given up with the folder", "guest", e.Name, "uuid", e.UUID)
 			g.forget(e)
 		}
 	}

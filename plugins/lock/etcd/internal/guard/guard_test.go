@@ -98,17 +98,10 @@ func (y *yard) newPost(linger time.Duration) *Post {
 
 // endGuard kills the guard that is there at the end of a test.
 func (y *yard) endGuard() {
-	lock, err := os.Open(filepath.Join(y.dir, lockFile))
-	if err != nil {
-		return
+	if err := End(y.dir); err != nil {
+		y.Error(err)
 	}
-	defer func() { _ = lock.Close() }()
-	if pid, start, err := readPID(lock); err == nil {
-		if err := end(context.Background(), pid, start); err != nil {
-			y.Error(err)
-		}
-		y.post.reap()
-	}
+	y.post.reap()
 }
 
 // renewed moves the deadline as a plugin does after a renewal.
@@ -363,6 +356,24 @@ func TestGuardEndsWithoutGuests(t *testing.T) {
 	if y.post.Guard(y.ctx()) == 0 {
 		t.Error("the next guest has no guard")
 	}
+}
+
+func TestGuardWhoseFolderIsGone(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, 300*time.Millisecond)
+	y.hold()
+	guest := y.start("guest")
+	y.set(guest.Guest, Guest{Life: record.Life{UUID: "remote"}})
+	pid := y.post.Guard(y.ctx())
+	_ = syscall.Kill(int(guest.PID), syscall.SIGKILL)
+	time.Sleep(time.Second)
+	if _, err := boot.StartTime(pid); err != nil {
+		t.Fatalf("with a guest that has no process here the guard is gone: %v", err)
+	}
+	if err := os.RemoveAll(y.dir); err != nil {
+		t.Fatal(err)
+	}
+	y.eventually("the guard has ended", func() bool { _, err := boot.StartTime(pid); return err != nil })
 }
 
 func TestGuestsWhoseProcessIsGone(t *testing.T) {

@@ -65,13 +65,12 @@ type held struct {
 // debt is one lock that an owner has no more, and that may still be in etcd.
 type debt struct {
 	res      *pb.Resource
-	epoch    int64
 	remember bool
 }
 
 // mark names a lock in etcd.
 func mark(l record.Life, id record.ID, d debt) store.Mark {
-	return store.Mark{ID: id, Shared: d.res.GetShared(), Life: l, Epoch: d.epoch, Remember: d.remember}
+	return store.Mark{ID: id, Shared: d.res.GetShared(), Life: l, Remember: d.remember}
 }
 
 // take returns the owner with its turn, which is made if it is not there and make is set; else it is nil. The caller gives the turn back
@@ -351,22 +350,12 @@ func buryDead(owners map[record.Life]*owner) {
 		}
 		for _, r := range o.asleep.GetResources() {
 			if id, err := record.NewID(r); err == nil {
-				o.owed[id] = debt{res: r, epoch: asleepEpoch(o.asleep, id)}
+				o.owed[id] = debt{res: r}
 			}
 		}
 		clear(o.locks)
 		o.asleep = nil
 	}
-}
-
-// asleepEpoch is the epoch that a suspended guest remembers for a resource.
-func asleepEpoch(req *pb.AcquireRequest, id record.ID) int64 {
-	s, err := record.ParseSuspended(req.GetState())
-	if err != nil {
-		return 0
-	}
-	epoch, _ := s.Epoch(id)
-	return epoch
 }
 
 // List tells all locks of this host.

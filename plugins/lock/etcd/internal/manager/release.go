@@ -145,7 +145,7 @@ func (r *release) plan() (owed map[record.ID]debt, left []*pb.Resource, asleep *
 		if r.suspend || !r.covers(id) {
 			remember(id, res, epoch)
 		} else if _, ok := owed[id]; !ok || owed[id].remember {
-			owed[id] = debt{res: res, epoch: epoch}
+			owed[id] = debt{res: res}
 		}
 	}
 	for _, res := range o.resources() {
@@ -161,7 +161,7 @@ func (r *release) plan() (owed map[record.ID]debt, left []*pb.Resource, asleep *
 		case r.suspend:
 			remember(id, res, h.epoch)
 		}
-		owed[id] = debt{res: res, epoch: h.epoch, remember: r.suspend}
+		owed[id] = debt{res: res, remember: r.suspend}
 	}
 	if len(asleep.Resources) == 0 {
 		return owed, left, nil, nil

@@ -201,15 +201,20 @@ type Host struct {
 	Since time.Time `json:"since"`
 }
 
-// Last is the value of a resource's last holder. Its revisions count, not what it says: that is for people. The one exception is
-// Shared, since a holder that shares leaves the record of those that share as it is.
+// Last is the value of a resource's last holder. What counts of it is its revision; and Shared, since a holder that shares leaves the
+// record of those that share as it is; and whose it is, since who releases a resource for good takes its own record away.
 type Last struct {
-	Owner  string    `json:"owner"`
-	Name   string    `json:"name"`
-	Host   string    `json:"host"`
-	Since  time.Time `json:"since"`
-	Shared bool      `json:"shared,omitempty"`
+	Owner      string    `json:"owner"`
+	Generation uint64    `json:"generation"`
+	Name       string    `json:"name"`
+	Host       string    `json:"host"`
+	Instance   string    `json:"instance"`
+	Since      time.Time `json:"since"`
+	Shared     bool      `json:"shared,omitempty"`
 }
+
+// Life returns whose record it is.
+func (l *Last) Life() Life { return Life{UUID: l.Owner, Generation: l.Generation} }
 
 // Encode makes a value.
 func Encode[T Holder | Host | Last](v T) string {

@@ -16,8 +16,7 @@ type Mark struct {
 	ID     record.ID
 	Shared bool
 	Life   record.Life
-	// Epoch is the one that the holder knows, or 0. Remember leaves it as it is, for a guest that is suspended.
-	Epoch    int64
+	// Remember leaves the record of the last holder, for a guest that is suspended.
 	Remember bool
 }
 
@@ -58,8 +57,7 @@ func (s *Store) dropSome(ctx context.Context, sess Session, marks []Mark) error 
 
 // dropOne plans to delete a holder's key, and the record of the last holder if that is this one and will not be asked for.
 func (s *Store) dropOne(m Mark, holder, last []*mvccpb.KeyValue, p *change) {
-	own := len(holder) > 0 && s.isOwn(holder[0], m.ID, m.Shared, m.Life)
-	if own {
+	if len(holder) > 0 && s.isOwn(holder[0], m.ID, m.Shared, m.Life) {
 		key := string(holder[0].GetKey())
 		p.when = append(p.when, clientv3.Compare(clientv3.ModRevision(key), "=", holder[0].GetModRevision()))
 		p.then = append(p.then, clientv3.OpDelete(key))
@@ -67,8 +65,7 @@ func (s *Store) dropOne(m Mark, holder, last []*mvccpb.KeyValue, p *change) {
 	if m.Shared || m.Remember || len(last) == 0 {
 		return
 	}
-	// While the key is there nobody else can have written the record. Once it is gone, the revision tells.
-	if own || last[0].GetModRevision() == m.Epoch {
+	if r, err := record.Decode[record.Last](last[0].GetValue()); err == nil && !r.Shared && r.Life() == m.Life && r.Instance == s.id.Instance {
 		key := s.keys.Last(m.ID)
 		p.when = append(p.when, clientv3.Compare(clientv3.ModRevision(key), "=", last[0].GetModRevision()))
 		p.then = append(p.then, clientv3.OpDelete(key))

@@ -231,7 +231,8 @@ func (s *Store) take(sess Session, i int, w Want, f seen, p *change) {
 	if !sameEpoch {
 		p.newEpoch[i] = true
 		p.then = append(p.then, clientv3.OpPut(last, record.Encode(record.Last{
-			Owner: w.Value.Owner, Name: w.Value.Name, Host: w.Value.Host, Since: w.Value.Since, Shared: w.Value.Shared,
+			Owner: w.Value.Owner, Generation: w.Value.Generation, Name: w.Value.Name,
+			Host: w.Value.Host, Instance: w.Value.Instance, Since: w.Value.Since, Shared: w.Value.Shared,
 		})))
 	}
 }

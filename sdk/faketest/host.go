@@ -137,6 +137,13 @@ func (h *Host) SendFile(t testing.TB, file *os.File) []byte {
 	return token[:]
 }
 
+// Log returns the lines of the plugin's log so far.
+func (h *Host) Log() []*corev1.WriteRequest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.log)
+}
+
 // WaitLog waits for a line of the plugin's log that matches; it fails the test when none comes.
 func (h *Host) WaitLog(t testing.TB, match func(*corev1.WriteRequest) bool) *corev1.WriteRequest {
 	t.Helper()

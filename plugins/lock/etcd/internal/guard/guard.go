@@ -24,8 +24,8 @@ import (
 const (
 	// maxGuests is how many guests a guard takes.
 	maxGuests = 1 << 16
-	// maxKilled is how many killed guests are kept to be told of.
-	maxKilled = 256
+	// maxEnded is how many guests that have ended are kept to be told of.
+	maxEnded = maxGuests
 	// Linger is how long a guard stays without a guest.
 	Linger = 10 * time.Second
 )
@@ -43,9 +43,9 @@ type Guard struct {
 	// open makes what renews the lease; tests have their own.
 	open func(*Hello) (renewer, error)
 
-	mu     sync.Mutex // guards all below
-	table  table
-	killed []Killed
+	mu    sync.Mutex // guards all below
+	table table
+	ended []Ended
 	// empty is since when there is no guest.
 	empty boot.Time
 	hello *Hello
@@ -136,7 +136,7 @@ func (g *Guard) findDead() {
 			continue
 		}
 		if start, err := boot.StartTime(e.PID); errors.Is(err, os.ErrNotExist) || (err == nil && start != e.StartTime) {
-			g.forget(e)
+			g.hasDied(e)
 		}
 	}
 }
@@ -211,7 +211,7 @@ func (g *Guard) bury(ended []int) {
 	for _, e := range g.table.guests {
 		// A number in the list may be that of another descriptor by now.
 		if slices.Contains(ended, e.fd) && hasEnded(e.fd) {
-			g.forget(e)
+			g.hasDied(e)
 		}
 	}
 }
@@ -225,18 +225,23 @@ func hasEnded(fd int) bool {
 
 // forget takes a guest out of the table; called with the mutex held.
 func (g *Guard) forget(e *entry) {
-	if e.killed != 0 {
-		g.log.Info("guest has ended", "guest", e.Name, "uuid", e.UUID, "process", e.PID, "after", g.clock().Sub(e.killed))
-		if g.killed = append(g.killed, Killed{Guest: e.Guest, Why: e.why}); len(g.killed) > maxKilled {
-			g.killed = g.killed[1:]
-		}
-	}
 	g.events.remove(e.fd)
 	closeFD(e.fd)
 	delete(g.table.guests, e.Life)
 	if len(g.table.guests) == 0 {
 		g.empty = g.clock()
 	}
+}
+
+// hasDied forgets a guest whose process is gone, and tells of it; called with the mutex held.
+func (g *Guard) hasDied(e *entry) {
+	if e.killed != 0 {
+		g.log.Info("guest has ended", "guest", e.Name, "uuid", e.UUID, "process", e.PID, "after", g.clock().Sub(e.killed))
+	}
+	if g.ended = append(g.ended, Ended{Guest: e.Guest, Why: e.why}); len(g.ended) > maxEnded {
+		g.ended = g.ended[1:]
+	}
+	g.forget(e)
 }
 
 // idle says whether the guard has had nothing to do for long enough.
@@ -250,7 +255,7 @@ func (g *Guard) idle(now boot.Time) bool {
 func (g *Guard) set(n Guest) error {
 	e := g.table.guests[n.Life]
 	if e != nil && e.PID == n.PID && e.StartTime == n.StartTime {
-		e.Guest = n
+		e.Guest, e.stale = n, false
 		return nil
 	}
 	if e == nil && len(g.table.guests) >= maxGuests {
@@ -264,6 +269,7 @@ func (g *Guard) set(n Guest) error {
 			if e != nil {
 				g.forget(e)
 			}
+			g.ended = append(g.ended, Ended{Guest: n})
 			return nil
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE): // findDead looks after it
 		case err != nil:
@@ -286,7 +292,13 @@ func (g *Guard) set(n Guest) error {
 func (g *Guard) handle(req *request) response {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	defer g.events.wake() // deadlines may be others now
+	urgent := len(g.table.guests) == 0
+	for _, n := range req.Set {
+		urgent = urgent || n.Lost != 0
+	}
+	if urgent { // else the next look is early enough
+		defer g.events.wake()
+	}
 	r := response{Version: Version}
 	if h := req.Hello; h != nil {
 		if h.Version != Version || h.Page != g.page.Ident() || h.Config == nil {
@@ -294,6 +306,11 @@ func (g *Guard) handle(req *request) response {
 			return r
 		}
 		g.hello = h
+	}
+	if req.Begin {
+		for _, e := range g.table.guests {
+			e.stale = true
+		}
 	}
 	for _, n := range req.Set {
 		if err := g.set(n); err != nil {
@@ -306,8 +323,16 @@ func (g *Guard) handle(req *request) response {
 			g.forget(e)
 		}
 	}
+	if req.End {
+		for _, e := range g.table.guests {
+			if e.stale {
+				g.forget(e)
+			}
+		}
+	}
 	r.Guests = len(g.table.guests)
-	r.Killed, g.killed = g.killed, nil
+	told := min(len(g.ended), maxBatch)
+	r.Ended, g.ended = g.ended[:told], g.ended[told:]
 	return r
 }
 

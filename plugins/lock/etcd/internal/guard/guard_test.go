@@ -254,6 +254,7 @@ func TestTheNextPluginFindsTheGuard(t *testing.T) {
 	next := y.newPost(time.Minute)
 	other := y.start("other")
 	y.renewed()
+	next.Adopt(guest.Guest) // what the first one has written down
 	if err := next.Set(y.ctx(), other.Guest); err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +263,31 @@ func TestTheNextPluginFindsTheGuard(t *testing.T) {
 	}
 	y.wantEnd(guest)
 	y.wantEnd(other)
+}
+
+func TestWhoHasNoLocksAnyMoreIsForgotten(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(y *yard, p *Post, other Guest) error{
+		"while others have": func(y *yard, p *Post, other Guest) error { return p.Set(y.ctx(), other) },
+		"while nobody has":  func(y *yard, p *Post, _ Guest) error { return p.tell(y.ctx(), nil, nil) },
+		"while others had":  func(y *yard, p *Post, other Guest) error { p.Adopt(other); return p.tell(y.ctx(), nil, nil) },
+		"and is told twice": func(y *yard, p *Post, _ Guest) error { _ = p.tell(y.ctx(), nil, nil); return p.tell(y.ctx(), nil, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			y := newYard(t, time.Minute)
+			freed, other := y.start("freed"), y.start("other")
+			y.set(freed.Guest) // and the plugin is killed before it says that the guest has none
+			y.post.Close()
+			if err := then(y, y.newPost(time.Minute), other.Guest); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(ttl + Margin(ttl))
+			if !freed.lives() {
+				t.Error("a guest was ended that has no locks")
+			}
+		})
+	}
 }
 
 // running runs the post as a plugin does.
@@ -390,6 +416,10 @@ func TestGuestsWhoseProcessIsGone(t *testing.T) {
 	if !other.lives() {
 		t.Error("a process was ended for another one that had its number before")
 	}
+	y.set(other.Guest)
+	if all := y.post.all(); len(all) != 1 || all[0].Name != "other" {
+		t.Errorf("guarded are still %v", all)
+	}
 }
 
 func TestManyGuests(t *testing.T) {
@@ -435,7 +465,7 @@ func TestAnotherPageNeedsAnotherGuard(t *testing.T) {
 
 func FuzzReadLine(f *testing.F) {
 	f.Add([]byte(`{"Hello":{"Version":1},"Set":[{"UUID":"u","PID":1}]}` + "\n"))
-	f.Add([]byte(`{"Error":"x","Killed":[{"Why":"y"}]}` + "\n"))
+	f.Add([]byte(`{"Error":"x","Ended":[{"Why":"y"}]}` + "\n"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		for _, read := range []func() error{
 			func() error { _, err := readLine[request](newReader(bytes.NewReader(line))); return err },

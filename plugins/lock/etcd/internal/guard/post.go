@@ -35,9 +35,11 @@ type Post struct {
 	linger time.Duration
 	hello  func() *Hello
 
-	// turn is held by whoever talks to the guard, and guards link and dead.
+	// turn is held by whoever talks to the guard, and guards link, met and dead.
 	turn chan struct{}
 	link *link
+	// met says that a guard of an earlier process was looked for.
+	met bool
 	// dead are guards that have hung up, and may be children of this process that wait to be reaped.
 	dead []int32
 
@@ -68,13 +70,26 @@ func (p *Post) Close() {
 	p.hangUp()
 }
 
-// Set has guests guarded, also those that are guarded already. It returns once the guard has answered.
-func (p *Post) Set(ctx context.Context, guests ...Guest) error {
+// Adopt has guests guarded that earlier processes have left, from the first contact with the guard on. It does not wait, and must come
+// before any other call: what the guard knows besides is forgotten then.
+func (p *Post) Adopt(guests ...Guest) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keep(guests)
+}
+
+// keep remembers guests; called with mu.
+func (p *Post) keep(guests []Guest) {
 	for i := range guests {
 		guests[i].Name = record.Show(guests[i].Name)
 		p.guests[guests[i].Life] = guests[i]
 	}
+}
+
+// Set has guests guarded, also those that are guarded already. It returns once the guard has answered.
+func (p *Post) Set(ctx context.Context, guests ...Guest) error {
+	p.mu.Lock()
+	p.keep(guests)
 	p.mu.Unlock()
 	return p.tell(ctx, guests, nil)
 }
@@ -115,9 +130,12 @@ func (p *Post) Guard(ctx context.Context) int32 {
 
 // Run looks after the guard until the context ends: one that has died or does not answer is replaced at once.
 func (p *Post) Run(ctx context.Context) {
-	for p.await(ctx) {
+	for {
 		if err := p.tell(ctx, nil, nil); err != nil && ctx.Err() == nil {
 			p.log.Error("guests are not guarded", "error", err)
+		}
+		if !p.await(ctx) {
+			return
 		}
 	}
 }
@@ -177,10 +195,21 @@ func (p *Post) tell(ctx context.Context, set []Guest, drop []record.Life) error 
 			p.log.Warn("guard does not answer, and is replaced", "error", err)
 		}
 	}
-	if !p.needed() {
+	if !p.needed() && (p.met || !p.isThere()) {
+		p.met = true
 		return nil
 	}
 	return p.attach(ctx)
+}
+
+// isThere says whether a guard runs.
+func (p *Post) isThere() bool {
+	lock, err := os.OpenFile(filepath.Join(p.dir, lockFile), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = lock.Close() }() // this frees it, too
+	return errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // all lists the guests.
@@ -200,38 +229,52 @@ func (p *Post) needed() bool {
 func (p *Post) send(ctx context.Context, set []Guest, drop []record.Life) error {
 	for {
 		req := request{Set: set[:min(len(set), maxBatch)], Drop: drop[:min(len(drop), maxBatch)]}
-		if err := p.ask(ctx, req); err != nil {
+		ended, err := p.ask(ctx, req)
+		if err != nil {
 			return err
 		}
-		if set, drop = set[len(req.Set):], drop[len(req.Drop):]; len(set)+len(drop) == 0 {
+		if set, drop = set[len(req.Set):], drop[len(req.Drop):]; len(set)+len(drop)+ended == 0 {
 			return nil
 		}
 	}
 }
 
-// ask sends one request and reads the answer; called with the turn.
-func (p *Post) ask(ctx context.Context, req request) error {
+// ask sends one request and reads the answer, and returns how many guests it says have ended: there may be more of them. Called with the
+// turn.
+func (p *Post) ask(ctx context.Context, req request) (ended int, err error) {
 	limit := time.Now().Add(answerTime)
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
 		limit = d
 	}
 	if err := p.link.conn.SetDeadline(limit); err != nil {
-		return err
+		return 0, err
 	}
 	if err := writeLine(p.link.conn, req); err != nil {
-		return err
+		return 0, err
 	}
 	resp, err := readLine[response](p.link.r)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if resp.Error != "" {
-		return errors.New(resp.Error)
+		return 0, errors.New(resp.Error)
 	}
-	for _, k := range resp.Killed {
-		p.log.Error("guest was ended by its guard", "guest", k.Name, "uuid", k.UUID, "process", k.PID, "why", k.Why)
+	p.haveEnded(resp.Ended)
+	return len(resp.Ended), nil
+}
+
+// haveEnded takes note that guests need no guard any more.
+func (p *Post) haveEnded(list []Ended) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range list {
+		if e.Why != "" {
+			p.log.Error("guest was ended by its guard", "guest", e.Name, "uuid", e.UUID, "process", e.PID, "why", e.Why)
+		}
+		if g, ok := p.guests[e.Life]; ok && g.PID == e.PID && g.StartTime == e.StartTime {
+			delete(p.guests, e.Life)
+		}
 	}
-	return nil
 }
 
 // hangUp ends the connection; called with the turn.
@@ -260,9 +303,10 @@ func (p *Post) attach(ctx context.Context) error {
 	for range tries {
 		err := p.meet(ctx)
 		if err == nil {
-			err = p.send(ctx, p.all(), nil)
+			err = p.tellAll(ctx)
 		}
 		if err == nil {
+			p.met = true
 			return nil
 		}
 		p.hangUp()
@@ -272,6 +316,18 @@ func (p *Post) attach(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("find or start the guard: %w", errors.Join(problems...))
+}
+
+// tellAll tells a guard of all guests, and of no other; called with the turn.
+func (p *Post) tellAll(ctx context.Context) error {
+	if _, err := p.ask(ctx, request{Begin: true}); err != nil {
+		return err
+	}
+	if err := p.send(ctx, p.all(), nil); err != nil {
+		return err
+	}
+	_, err := p.ask(ctx, request{End: true})
+	return err
 }
 
 // meet connects to the guard, which is started or replaced if need be.
@@ -328,7 +384,8 @@ func (p *Post) greet(ctx context.Context, pid int32) error {
 		return errors.Join(fmt.Errorf("connect to the guard: %w", err), conn.Close())
 	}
 	p.link = &link{conn: conn, r: newReader(conn), watch: watch, pid: pid}
-	return p.ask(ctx, request{Hello: p.hello()})
+	_, err = p.ask(ctx, request{Hello: p.hello()})
+	return err
 }
 
 // end kills a guard and waits until it is gone.

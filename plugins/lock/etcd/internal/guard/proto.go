@@ -47,10 +47,10 @@ type Hello struct {
 	Identity store.Identity
 }
 
-// Killed tells of a guest that was ended.
-type Killed struct {
+// Ended tells of a guest whose process is gone, so that it is guarded no more.
+type Ended struct {
 	Guest
-	// Why, in a sentence.
+	// Why the guard has ended it, in a sentence; empty if it ended by itself.
 	Why string
 }
 
@@ -58,6 +58,9 @@ type Killed struct {
 type request struct {
 	// Hello is sent first.
 	Hello *Hello `json:",omitempty"`
+	// Begin says that all guests follow, and End that they have been told: those that were not named in between are forgotten. An
+	// earlier plugin may have been killed before it could say that a guest has no locks any more.
+	Begin, End bool `json:",omitempty"`
 	// Set adds guests, or replaces what is known of them.
 	Set []Guest `json:",omitempty"`
 	// Drop forgets guests.
@@ -72,8 +75,8 @@ type response struct {
 	Version int
 	// Guests is how many it knows.
 	Guests int
-	// Killed are those that it has ended since it was last asked.
-	Killed []Killed `json:",omitempty"`
+	// Ended are those that have ended since it was last asked, at most maxBatch at once.
+	Ended []Ended `json:",omitempty"`
 }
 
 // errTooLong says that a line is longer than maxLine.

@@ -89,7 +89,7 @@ func (g *Guard) leaseGone(l Lease) {
 	if g.page.Lease().ID != l.ID {
 		return
 	}
-	at := g.clock().Add(GoneGrace(l.TTL))
+	at := g.clock().Add(MissingGrace(l.TTL))
 	for _, e := range g.table.guests {
 		if e.Lost == 0 || e.Lost > at {
 			e.Lost = at
@@ -99,8 +99,13 @@ func (g *Guard) leaseGone(l Lease) {
 	g.events.wake()
 }
 
-// GoneGrace is how long a guest may live after its lease has ended before its time, so that its locks can be taken again.
-func GoneGrace(ttl time.Duration) time.Duration { return Margin(ttl) + min(Margin(ttl), time.Second) }
+// MissingGrace is how long a guest may live after its lease has ended before its time, so that its locks can be taken again: a
+// machine that is busy needs a few seconds for ten thousand of them. LostGrace is how long it may live once somebody else has one of
+// its locks, so that the core can end it, or stop it, in its own way.
+func MissingGrace(ttl time.Duration) time.Duration { return ttl/6 + time.Second }
+
+// LostGrace is explained with MissingGrace.
+func LostGrace(ttl time.Duration) time.Duration { return Margin(ttl) }
 
 // pause waits, and says whether the context goes on.
 func pause(ctx context.Context, d time.Duration) bool {

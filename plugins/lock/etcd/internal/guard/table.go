@@ -14,6 +14,8 @@ type entry struct {
 	since boot.Time
 	// fd is the pidfd, or -1 where there is no process or the system had no more descriptors.
 	fd int
+	// stale says that the plugin has not named it since Begin.
+	stale bool
 	// killed is when it was killed, and why.
 	killed boot.Time
 	why    string

@@ -280,7 +280,7 @@ func (a *acquisition) undo(ctx context.Context, doubt bool, info *pb.Owner, acti
 func (m *Manager) settleOthers(ctx context.Context, own *owner, wanted map[record.ID]*pb.Resource) {
 	m.mu.Lock()
 	var others []*owner
-	for _, o := range m.owners {
+	for _, o := range m.debtors {
 		if o == own {
 			continue
 		}

@@ -99,7 +99,7 @@ func (m *Manager) judge() {
 			}
 		})
 	}
-	if m.lost != 0 && !m.lostTold && now.Sub(m.lost) > guard.GoneGrace(m.right.TTL)-guard.Margin(m.right.TTL) {
+	if m.lost != 0 && !m.lostTold && now.Sub(m.lost) > guard.MissingGrace(m.right.TTL)-guard.LostGrace(m.right.TTL) {
 		m.lostTold = true
 		m.tellAll(missing, func(*pb.WatchResponse) {})
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/record"
 	"github.com/lodgevirt/lodge/sdk/faketest"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -189,6 +190,11 @@ func (s *scene) launched(name string) *host {
 // endGuard ends the guard that a host has left behind. It runs before the plugin is ended, which would start another one.
 func (h *host) endGuard() {
 	h.core.Kill()
+	if h.Failed() {
+		for _, l := range h.core.Log() {
+			h.Logf("%s %s: %s %v", l.GetTime().AsTime().Format("05.000"), h.name, l.GetMessage(), l.GetFields())
+		}
+	}
 	if err := guard.End(h.core.Settings.RuntimeDir); err != nil {
 		h.Error(err)
 	}
@@ -463,5 +469,17 @@ func wantStatus(t testing.TB, what string, l *pb.Lease, s pb.Status) {
 	t.Helper()
 	if l.GetStatus() != s {
 		t.Errorf("%s: the lock is %v (%s), want %v", what, l.GetStatus(), l.GetDetail(), s)
+	}
+}
+
+// leaseOption binds a key to a lease.
+func leaseOption(id int64) clientv3.OpOption { return clientv3.WithLease(clientv3.LeaseID(id)) }
+
+// failing makes a plugin's process that kills itself at a failpoint.
+func failing(point string) func() *exec.Cmd {
+	return func() *exec.Cmd {
+		cmd := command()
+		cmd.Env = append(cmd.Env, handshake.FailpointsKey+"="+point+"=kill")
+		return cmd
 	}
 }

@@ -65,6 +65,8 @@ type Manager struct {
 	work   *work
 	right  right
 	owners map[record.Life]*owner
+	// debtors are those of the owners that owe something.
+	debtors map[record.Life]*owner
 	// late says that the lease was not renewed for so long that the core was told; lost, since when there is none that should
 	// be, and lostTold whether the core was told of that.
 	late     bool
@@ -124,7 +126,7 @@ func New(core plugin.Core, opts Options) *Manager {
 	return &Manager{
 		core: core, log: core.Logger(), opts: opts, process: rand.Text(),
 		entering: make(chan struct{}, 1), configuring: make(chan struct{}, 1), tending: make(chan struct{}, 1),
-		owners: make(map[record.Life]*owner),
+		owners: make(map[record.Life]*owner), debtors: make(map[record.Life]*owner),
 	}
 }
 
@@ -190,18 +192,17 @@ func (m *Manager) begin(ctx context.Context, dir string) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &work{page: page, boot: id, post: guard.NewPost(dir, m.log, m.opts.Linger, m.hello)}, nil
+	w := &work{page: page, boot: id, post: guard.NewPost(dir, m.log, m.opts.Linger, m.hello)}
+	m.restorePage(w)
+	m.guardAll(w.post)
+	return w, nil
 }
 
 // run starts what goes on between calls.
 func (m *Manager) run(w *work) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
-	m.restorePage(w.page)
-	w.wg.Go(func() {
-		m.guardAll(ctx, w.post)
-		w.post.Run(ctx)
-	})
+	w.wg.Go(func() { w.post.Run(ctx) })
 	w.wg.Go(func() { m.keep(ctx) })
 	w.wg.Go(func() { m.tend(ctx) })
 	w.wg.Go(func() { m.watchLease(ctx) })

@@ -31,11 +31,12 @@ type owner struct {
 	asleep *pb.AcquireRequest
 	// claimed says that the core has spoken of the owner to this process: it lives.
 	claimed bool
-	// lost is when its guest must have ended because a lock is lost, or 0.
-	lost boot.Time
+	// lost is when its guest must have ended because a lock is lost, or 0; goneTold says that somebody else was found to have it.
+	lost     boot.Time
+	goneTold bool
 }
 
-// status is how sure a lock is.
+// status is how sure a lock is; the worse, the greater.
 type status int
 
 const (
@@ -109,6 +110,7 @@ func (m *Manager) done(o *owner) {
 	m.mu.Lock()
 	if len(o.locks) == 0 && len(o.owed) == 0 && o.asleep == nil {
 		delete(m.owners, o.life)
+		delete(m.debtors, o.life)
 	}
 	m.mu.Unlock()
 	<-o.turn
@@ -177,6 +179,7 @@ func (m *Manager) save(ctx context.Context, o *owner, info *pb.Owner, action pb.
 // saveOwed writes down what an owner owes.
 func (m *Manager) saveOwed(ctx context.Context, o *owner) error {
 	m.mu.Lock()
+	m.noteDebts(o)
 	plain, remember := &pb.ReleaseRequest{Owner: o.info}, &pb.ReleaseRequest{Owner: o.info, Suspend: true}
 	for _, d := range o.owed {
 		if d.remember {
@@ -199,6 +202,15 @@ func (m *Manager) saveOwed(ctx context.Context, o *owner) error {
 		}
 	}
 	return nil
+}
+
+// noteDebts keeps account of who owes; called with mu.
+func (m *Manager) noteDebts(o *owner) {
+	if len(o.owed) > 0 {
+		m.debtors[o.life] = o
+	} else {
+		delete(m.debtors, o.life)
+	}
 }
 
 // saveAsleep writes down what a guest that is suspended will come back with.
@@ -281,6 +293,10 @@ func (m *Manager) load(ctx context.Context, bootID string) error {
 	}
 	m.mu.Lock()
 	m.right, m.owners = r, owners
+	clear(m.debtors)
+	for _, o := range owners {
+		m.noteDebts(o)
+	}
 	m.mu.Unlock()
 	return nil
 }

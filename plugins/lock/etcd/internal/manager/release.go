@@ -76,6 +76,7 @@ func (r *release) run(ctx context.Context) (*pb.ReleaseResponse, error) {
 	if err != nil {
 		m.mu.Lock()
 		o.owed, o.asleep = before, beforeAsleep
+		m.noteDebts(o)
 		m.mu.Unlock()
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func (r *release) findEpochs(ctx context.Context) error {
 	if !unknown {
 		return nil
 	}
-	return r.m.retake(ctx, r.o, false, r.m.patience(1))
+	return r.m.retake(ctx, false, r.m.patience(1), r.o)
 }
 
 // plan decides what will be owed, held and remembered; called with mu.
@@ -212,7 +213,7 @@ func (m *Manager) Recover(ctx context.Context, req *pb.RecoverRequest) (*pb.Reco
 	any := len(o.locks) > 0
 	m.mu.Unlock()
 	if any {
-		if err := m.retake(ctx, o, false, m.patience(1)); err != nil {
+		if err := m.retake(ctx, false, m.patience(1), o); err != nil {
 			if err := m.recoverBlind(ctx, o, err); err != nil {
 				return nil, err
 			}

@@ -77,15 +77,15 @@ func (m *Manager) saveRight(ctx context.Context, r right) error {
 }
 
 // restorePage has the page speak of the lease that was loaded. If its time is not known any more, it may end now.
-func (m *Manager) restorePage(page *guard.Page) {
+func (m *Manager) restorePage(w *work) {
 	m.mu.Lock()
-	r, id := m.right, m.work.boot
+	r := m.right
 	m.mu.Unlock()
 	switch {
-	case r.Lease == 0 || r.Boot != id:
-		page.Set(guard.Lease{})
-	case page.Lease().ID != r.Lease:
-		page.Set(guard.Lease{ID: r.Lease, TTL: r.TTL, Ends: m.opts.Clock()})
+	case r.Lease == 0 || r.Boot != w.boot:
+		w.page.Set(guard.Lease{})
+	case w.page.Lease().ID != r.Lease:
+		w.page.Set(guard.Lease{ID: r.Lease, TTL: r.TTL, Ends: m.opts.Clock()})
 	}
 }
 
@@ -266,7 +266,7 @@ func (m *Manager) leaseGone(ctx context.Context, lease int64) {
 		}
 		if any {
 			if o.lost == 0 {
-				o.lost = now.Add(guard.GoneGrace(ttl))
+				o.lost = now.Add(guard.MissingGrace(ttl))
 			}
 			guests = append(guests, o.guest())
 		}

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -12,12 +13,8 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
-const (
-	// menders is how many guests are looked after at once when many have lost their locks.
-	menders = 16
-	// checked is how many locks are looked for at once.
-	checked = 1000
-)
+// checked is how many locks are looked for at once.
+const checked = 1000
 
 // tend mends what has gone wrong, whenever it is woken and every now and then, until the context ends: it releases what is owed, looks
 // whether all locks are there, and takes again what is not.
@@ -97,10 +94,8 @@ func (m *Manager) patience(requests int) time.Duration {
 func (m *Manager) settleAll(ctx context.Context) error {
 	m.mu.Lock()
 	var lives []record.Life
-	for l, o := range m.owners {
-		if len(o.owed) > 0 {
-			lives = append(lives, l)
-		}
+	for l := range m.debtors {
+		lives = append(lives, l)
 	}
 	m.mu.Unlock()
 	for _, l := range lives {
@@ -193,68 +188,115 @@ func (m *Manager) found(mk store.Mark, seen store.Seen) (well bool) {
 	return true
 }
 
-// mend takes the locks of owners again, several owners at once.
+// mend takes the locks of owners again, if the core has said that they live, and tells what has changed. As many of them go into one
+// transaction as fit, and several transactions are under way at once. Those whose turn somebody else has are left for the next time.
 func (m *Manager) mend(ctx context.Context, lives []record.Life) error {
+	const menders = 4
+	batches := make(chan []*owner)
+	failures := make(chan error, menders)
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var first error
-	turns := make(chan struct{}, menders)
-	for _, l := range lives {
-		if !acquire(ctx, turns) {
-			break
-		}
+	for range menders {
 		wg.Go(func() {
-			defer func() { <-turns }()
-			if err := m.mendOne(ctx, l); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				if first == nil {
-					first = err
+			var failed error
+			for batch := range batches {
+				if failed == nil { // else etcd does not answer, and the others are left for the next time
+					failed = m.mendSome(ctx, batch)
+				}
+				for _, o := range batch {
+					m.done(o)
 				}
 			}
+			failures <- failed
 		})
 	}
+	var batch []*owner
+	size := 0
+	for _, l := range lives {
+		o := m.tryTake(l)
+		if o == nil {
+			m.kick()
+			continue
+		}
+		m.mu.Lock()
+		n, claimed := len(o.locks), o.claimed
+		m.mu.Unlock()
+		switch {
+		case n == 0 || !claimed:
+			m.done(o)
+		case size+n > store.MaxResources:
+			batches <- batch
+			batch, size = []*owner{o}, n
+		default:
+			batch, size = append(batch, o), size+n
+		}
+	}
+	batches <- batch
+	close(batches)
 	wg.Wait()
-	return first
+	close(failures)
+	var problems []error
+	for err := range failures {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
-// mendOne takes the locks of one owner again, if the core has said that it lives, and tells what has changed.
-func (m *Manager) mendOne(ctx context.Context, l record.Life) error {
-	o, err := m.take(ctx, l, false)
-	if err != nil || o == nil {
-		return err
-	}
-	defer m.done(o)
+// tryTake returns an owner with its turn if it is to be had at once, or nil.
+func (m *Manager) tryTake(l record.Life) *owner {
 	m.mu.Lock()
-	claimed, before := o.claimed, map[record.ID]status{}
-	for id, h := range o.locks {
-		before[id] = h.status
-	}
-	m.mu.Unlock()
-	if !claimed || len(before) == 0 {
+	defer m.mu.Unlock()
+	o := m.owners[l]
+	if o == nil {
 		return nil
 	}
-	if err := m.retake(ctx, o, true, m.patience(2)); err != nil {
+	select {
+	case o.turn <- struct{}{}:
+		return o
+	default:
+		return nil
+	}
+}
+
+// mendSome takes the locks of some owners again, whose turns it has.
+func (m *Manager) mendSome(ctx context.Context, batch []*owner) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	before := map[*held]status{}
+	m.mu.Lock()
+	for _, o := range batch {
+		for _, h := range o.locks {
+			before[h] = h.status
+		}
+	}
+	m.mu.Unlock()
+	if err := m.retake(ctx, true, m.patience(2), batch...); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, h := range o.locks {
-		if h.status != before[id] {
-			m.Publish(&pb.WatchResponse{Lease: m.lease(o, h)})
+	for _, o := range batch {
+		for _, h := range o.locks {
+			if h.status != before[h] {
+				m.Publish(&pb.WatchResponse{Lease: m.lease(o, h)})
+			}
 		}
 	}
 	return nil
 }
 
-// retake takes those of an owner's locks that can be had, and has its guard know what that means; called with its turn.
-func (m *Manager) retake(ctx context.Context, o *owner, background bool, patience time.Duration) error {
+// retake takes those of owners' locks that can be had, at most store.MaxResources, and has the guard know what that means; called
+// with the owners' turns.
+func (m *Manager) retake(ctx context.Context, background bool, patience time.Duration, owners ...*owner) error {
+	var wants []store.Want
+	var of []*owner
+	before := map[*held]status{}
 	m.mu.Lock()
-	info, wants := o.info, make([]store.Want, 0, len(o.locks))
-	before := map[record.ID]status{}
-	for id, h := range o.locks {
-		wants = append(wants, m.want(info, id, h.res))
-		before[id] = h.status
+	for _, o := range owners {
+		for id, h := range o.locks {
+			wants, of = append(wants, m.want(o.info, id, h.res)), append(of, o)
+			before[h] = h.status
+		}
 	}
 	m.mu.Unlock()
 	var locks []store.Lock
@@ -265,25 +307,27 @@ func (m *Manager) retake(ctx context.Context, o *owner, background bool, patienc
 	if err != nil {
 		return err
 	}
+	guests := make([]guard.Guest, 0, len(owners))
 	m.mu.Lock()
 	for i, w := range wants {
-		m.note(o, w, locks[i], before[w.ID])
+		if h := of[i].locks[w.ID]; h != nil {
+			h.note(w, locks[i], before[h])
+		}
 	}
-	m.reckon(o)
-	g, post := o.guest(), m.post()
+	for _, o := range owners {
+		m.reckon(o)
+		guests = append(guests, o.guest())
+	}
+	post := m.post()
 	m.mu.Unlock()
 	if post == nil {
 		return nil
 	}
-	return post.Set(ctx, g)
+	return post.Set(ctx, guests...)
 }
 
 // note keeps what became of a lock; called with mu.
-func (m *Manager) note(o *owner, w store.Want, l store.Lock, before status) {
-	h := o.locks[w.ID]
-	if h == nil {
-		return
-	}
+func (h *held) note(w store.Want, l store.Lock, before status) {
 	if !l.Held {
 		h.status, h.detail = gone, record.Title(w.Resource)+" is in use by "+l.Holder
 		return
@@ -299,15 +343,22 @@ func (m *Manager) note(o *owner, w store.Want, l store.Lock, before status) {
 
 // reckon decides when an owner's guest must have ended, if it has lost a lock; called with mu.
 func (m *Manager) reckon(o *owner) {
+	worst := there
 	for _, h := range o.locks {
-		if h.status == gone || h.status == missing {
-			if o.lost == 0 {
-				o.lost = m.opts.Clock().Add(guard.GoneGrace(m.right.TTL))
-			}
-			return
+		worst = max(worst, h.status)
+	}
+	now, ttl := m.opts.Clock(), m.right.TTL
+	switch {
+	case worst < missing:
+		o.lost = 0
+	case worst == missing && o.lost == 0:
+		o.lost = now.Add(guard.MissingGrace(ttl))
+	case worst == gone && !o.goneTold:
+		if at := now.Add(guard.LostGrace(ttl)); o.lost == 0 || at < o.lost {
+			o.lost = at
 		}
 	}
-	o.lost = 0
+	o.goneTold = worst == gone
 }
 
 // post returns the guard's post, or nil; called with mu.
@@ -318,20 +369,15 @@ func (m *Manager) post() *guard.Post {
 	return m.work.post
 }
 
-// guardAll tells the guard of everybody that earlier processes have left.
-func (m *Manager) guardAll(ctx context.Context, post *guard.Post) {
+// guardAll has everybody guarded that earlier processes have left.
+func (m *Manager) guardAll(post *guard.Post) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	var guests []guard.Guest
 	for _, o := range m.owners {
 		if len(o.locks) > 0 {
 			guests = append(guests, o.guest())
 		}
 	}
-	m.mu.Unlock()
-	if len(guests) == 0 {
-		return
-	}
-	if err := post.Set(ctx, guests...); err != nil {
-		m.log.Error("guests are not guarded", "error", err)
-	}
+	post.Adopt(guests...)
 }

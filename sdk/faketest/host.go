@@ -204,8 +204,11 @@ func (h *Host) dial(t testing.TB, ended chan error) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix:"+filepath.Join(h.dir, handshake.PluginSocket),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		// The socket is there a moment before it listens.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}),
+		// The socket is there a moment before it listens. A connection that is slow to come about is not given up for that.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2},
+			MinConnectTimeout: patience,
+		}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(handshake.MaxMessage), grpc.MaxCallSendMsgSize(handshake.MaxMessage)))
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package config reads the plugin's own table. Every error names the key that is wrong and what it may be; a table that has passed can
-// be used. Files that it names are read again with each new connection, so certificates and passwords may be replaced while the plugin
-// runs. Nothing here keeps state; all of it is safe concurrently.
+// be used. The certificate and its key are read again for each connection, so they may be replaced while the plugin runs; the other files are
+// read when the plugin is configured. Nothing here keeps state; all of it is safe concurrently.
 package config
 
 import (
@@ -249,21 +249,29 @@ func (c *Config) TLS() (*tls.Config, error) {
 		}
 	}
 	if c.Cert != "" {
-		cert, err := read(c.Cert)
-		if err != nil {
-			return nil, fmt.Errorf("cert: %w", err)
+		if _, err := c.certificate(); err != nil {
+			return nil, err
 		}
-		key, err := read(c.Key)
-		if err != nil {
-			return nil, fmt.Errorf("key: %w", err)
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("cert and key: files %q and %q: %w", c.Cert, c.Key, err)
-		}
-		conf.Certificates = []tls.Certificate{pair}
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate() }
 	}
 	return conf, nil
+}
+
+// certificate reads this host's own certificate.
+func (c *Config) certificate() (*tls.Certificate, error) {
+	cert, err := read(c.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("cert: %w", err)
+	}
+	key, err := read(c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("cert and key: files %q and %q: %w", c.Cert, c.Key, err)
+	}
+	return &pair, nil
 }
 
 // Password returns the user's password, or "" where there is no user. White space around it is not part of it.

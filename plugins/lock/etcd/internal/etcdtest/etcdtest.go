@@ -6,6 +6,7 @@ package etcdtest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -38,19 +39,29 @@ type Member struct {
 // Cluster is some members.
 type Cluster struct {
 	t       testing.TB
+	tls     *tls.Config
 	Members []*Member
 }
 
 // Option changes how all members are started.
-type Option func(args []string) []string
+type Option func(*options)
 
-// Args adds arguments.
-func Args(more ...string) Option {
-	return func(args []string) []string { return append(args, more...) }
+type options struct {
+	scheme string
+	args   []string
+	tls    *tls.Config
+}
+
+// Encrypted has clients connect with TLS, and show certificates: of the members, in PEM files, and of the test's own client.
+func Encrypted(ca, cert, key string, client *tls.Config) Option {
+	return func(o *options) {
+		o.scheme, o.tls = "https", client
+		o.args = append(o.args, "--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key)
+	}
 }
 
 // Start starts a cluster and waits until it works.
-func Start(t testing.TB, members int, options ...Option) *Cluster {
+func Start(t testing.TB, members int, change ...Option) *Cluster {
 	t.Helper()
 	program, err := exec.LookPath("etcd")
 	if err != nil {
@@ -59,8 +70,12 @@ func Start(t testing.TB, members int, options ...Option) *Cluster {
 	// Ports are free when they are looked for, and may be taken a moment later.
 	const tries = 5
 	for try := 1; ; try++ {
-		c := &Cluster{t: t}
-		if err = c.start(program, members, options); err == nil {
+		o := options{scheme: "http"}
+		for _, f := range change {
+			f(&o)
+		}
+		c := &Cluster{t: t, tls: o.tls}
+		if err = c.start(program, members, o); err == nil {
 			return c
 		}
 		for _, m := range c.Members {
@@ -72,7 +87,7 @@ func Start(t testing.TB, members int, options ...Option) *Cluster {
 	}
 }
 
-func (c *Cluster) start(program string, members int, options []Option) error {
+func (c *Cluster) start(program string, members int, o options) error {
 	dir := c.t.TempDir()
 	ports, err := freePorts(2 * members)
 	if err != nil {
@@ -83,7 +98,7 @@ func (c *Cluster) start(program string, members int, options []Option) error {
 		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, ports[2*i+1]))
 	}
 	for i := range members {
-		client := fmt.Sprintf("http://127.0.0.1:%d", ports[2*i])
+		client := fmt.Sprintf("%s://127.0.0.1:%d", o.scheme, ports[2*i])
 		peer := fmt.Sprintf("http://127.0.0.1:%d", ports[2*i+1])
 		name := fmt.Sprintf("m%d", i)
 		args := []string{
@@ -97,15 +112,8 @@ func (c *Cluster) start(program string, members int, options []Option) error {
 		if !supports(program, "unsafe-no-fsync") {
 			args = args[:len(args)-1]
 		}
-		for _, o := range options {
-			args = o(args)
-		}
+		args = append(args, o.args...)
 		m := &Member{URL: client, t: c.t, args: args, log: filepath.Join(dir, name+".log")}
-		for i, a := range args { // options may have replaced it
-			if a == "--advertise-client-urls" {
-				m.URL = args[i+1]
-			}
-		}
 		c.Members = append(c.Members, m)
 		if err := m.start(); err != nil {
 			return err
@@ -181,7 +189,7 @@ func (m *Member) signal(s os.Signal) {
 
 // AwaitReady waits until the cluster has a leader and answers.
 func (c *Cluster) AwaitReady() error {
-	client, err := dial(c.Endpoints())
+	client, err := c.dial()
 	if err != nil {
 		return err
 	}
@@ -245,7 +253,7 @@ func (c *Cluster) Leader() *Member {
 // Client is a connection of the test's own, for looking at what there is.
 func (c *Cluster) Client() *clientv3.Client {
 	c.t.Helper()
-	client, err := dial(c.Endpoints())
+	client, err := c.dial()
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -257,6 +265,6 @@ func (c *Cluster) Client() *clientv3.Client {
 	return client
 }
 
-func dial(endpoints []string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: patience, Logger: zap.NewNop()})
+func (c *Cluster) dial() (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), TLS: c.tls, DialTimeout: patience, Logger: zap.NewNop()})
 }

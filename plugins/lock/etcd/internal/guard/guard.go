@@ -64,7 +64,6 @@ func New(dir string, log hclog.Logger, linger time.Duration) (*Guard, error) {
 	}
 	events, err := newEvents()
 	if err != nil {
-		page.Close()
 		return nil, err
 	}
 	return &Guard{
@@ -79,7 +78,6 @@ func (g *Guard) Close() {
 		closeFD(e.fd)
 	}
 	g.events.close()
-	g.page.Close()
 }
 
 // Run serves the plugin and guards until no guest has been there for a while, or the context ends.
@@ -120,7 +118,7 @@ func (g *Guard) enforce(now boot.Time) boot.Time {
 	for _, e := range kill {
 		e.killed, e.why = now, e.reason(now, lease)
 		g.log.Error("guest is ended", "guest", e.Name, "uuid", e.UUID, "process", e.PID, "why", e.why)
-		if err := kill1(e); err != nil {
+		if err := e.kill(); err != nil {
 			g.log.Error("guest cannot be ended", "guest", e.Name, "uuid", e.UUID, "process", e.PID, "error", err)
 			e.killed = 0 // again the next time
 		}
@@ -162,8 +160,8 @@ func (g *Guard) findFolder(now boot.Time) {
 	}
 }
 
-// kill1 kills a guest's process, and nothing else that may have its number by now.
-func kill1(e *entry) error {
+// kill kills a guest's process, and nothing else that may have its number by now.
+func (e *entry) kill() error {
 	fd := e.fd
 	if fd < 0 {
 		var err error

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 const (
 	// patience is the longest that something may take on a machine that does much else.
-	patience = 15 * time.Second
+	patience = 40 * time.Second
 	ttl      = 3 * time.Second
 )
 

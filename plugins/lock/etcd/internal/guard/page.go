@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -88,19 +89,14 @@ func mapPage(path, bootID string) (*Page, error) {
 		return nil, fmt.Errorf("mmap: %w", err)
 	}
 	p := &Page{mem: mem, ident: fmt.Sprintf("%d:%d", st.Dev, st.Ino)}
+	// Whoever still has the page may use it: the mapping ends when nobody has.
+	runtime.AddCleanup(p, func(mem []byte) { _ = unix.Munmap(mem) }, mem)
 	want := make([]byte, bootLen)
 	copy(want, bootID)
 	if string(mem[:len(magic)]) != magic || string(mem[bootAt:bootAt+bootLen]) != string(want) {
-		p.Close()
 		return nil, errors.New("of another start of the machine")
 	}
 	return p, nil
-}
-
-// Close ends the mapping; nothing may use the page after it.
-func (p *Page) Close() {
-	_ = unix.Munmap(p.mem) // of what Mmap returned, it cannot fail
-	p.mem = nil
 }
 
 // Ident tells whether two processes have the same page.
@@ -129,11 +125,13 @@ func Margin(ttl time.Duration) time.Duration { return ttl / 10 }
 
 // Lease returns what the page says.
 func (p *Page) Lease() Lease {
+	defer runtime.KeepAlive(p)
 	return Lease{ID: p.word(leaseAt).Load(), Ends: boot.Time(p.word(endsAt).Load()), TTL: time.Duration(p.word(ttlAt).Load())}
 }
 
 // Set puts another lease in. Only the plugin does, and only when the guests' deadlines do not rest on the old one any more.
 func (p *Page) Set(l Lease) {
+	defer runtime.KeepAlive(p)
 	p.word(endsAt).Store(int64(l.Ends))
 	p.word(ttlAt).Store(int64(l.TTL))
 	p.word(leaseAt).Store(l.ID)
@@ -141,6 +139,7 @@ func (p *Page) Set(l Lease) {
 
 // Raise moves the end of a lease that was renewed, and never back. Another lease than the page's is left alone.
 func (p *Page) Raise(id int64, ends boot.Time) {
+	defer runtime.KeepAlive(p)
 	for p.word(leaseAt).Load() == id {
 		before := p.word(endsAt).Load()
 		if before >= int64(ends) || p.word(endsAt).CompareAndSwap(before, int64(ends)) {

@@ -16,7 +16,6 @@ func open(t *testing.T, path, boot string) *Page {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.Close)
 	return p
 }
 

@@ -21,7 +21,7 @@ import (
 
 const (
 	// answerTime is how long guard and plugin may take to answer each other.
-	answerTime = 1500 * time.Millisecond
+	answerTime = 4 * time.Second
 	// endTime is how long a guard may take to end after SIGKILL.
 	endTime = 3 * time.Second
 	// pingTime is how often the plugin looks whether the guard answers.
@@ -35,9 +35,11 @@ type Post struct {
 	linger time.Duration
 	hello  func() *Hello
 
-	// turn is held by whoever talks to the guard, and guards link, met and dead.
+	// turn is held by whoever talks to the guard, and guards link, stuck, met and dead.
 	turn chan struct{}
 	link *link
+	// stuck is a guard that has not answered in time, or 0.
+	stuck int32
 	// met says that a guard of an earlier process was looked for.
 	met bool
 	// dead are guards that have hung up, and may be children of this process that wait to be reaped.
@@ -190,6 +192,9 @@ func (p *Post) tell(ctx context.Context, set []Guest, drop []record.Life) error 
 		if err == nil {
 			return nil
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			p.stuck = p.link.pid
+		}
 		p.hangUp()
 		if p.needed() {
 			p.log.Warn("guard does not answer, and is replaced", "error", err)
@@ -330,6 +335,9 @@ func (p *Post) tellAll(ctx context.Context) error {
 	return err
 }
 
+// errStuck says that a guard has not answered in time.
+var errStuck = errors.New("it does not answer")
+
 // meet connects to the guard, which is started or replaced if need be.
 func (p *Post) meet(ctx context.Context) error {
 	lock, err := os.OpenFile(filepath.Join(p.dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -348,7 +356,10 @@ func (p *Post) meet(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the guard: %w", err)
 	}
-	if err = p.greet(ctx, pid); err == nil {
+	if err = errStuck; pid != p.stuck {
+		err = p.greet(ctx, pid)
+	}
+	if err == nil {
 		return nil
 	}
 	// It is stuck, or of another version. The guests that it knows are the plugin's too.

@@ -19,7 +19,7 @@ const (
 	// maxLine is the longest message, in bytes.
 	maxLine = 1 << 20
 	// maxBatch is how many guests one message may have.
-	maxBatch = 256
+	maxBatch = 128
 )
 
 // Guest is one life of a guest that has locks.

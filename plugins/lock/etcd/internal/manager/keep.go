@@ -23,7 +23,7 @@ func (m *Manager) keep(ctx context.Context) {
 
 // untilRenewal is how long it is until the lease is to be renewed. The guard may have renewed it too.
 func (m *Manager) untilRenewal(failed bool) time.Duration {
-	const idle = 250 * time.Millisecond
+	const idle = 500 * time.Millisecond
 	m.mu.Lock()
 	w, adopted := m.work, m.right.adopted
 	m.mu.Unlock()
@@ -33,7 +33,7 @@ func (m *Manager) untilRenewal(failed bool) time.Duration {
 	l := w.page.Lease()
 	due := l.Ends.Add(guard.Interval(l.TTL) - l.TTL).Sub(m.opts.Clock())
 	if failed {
-		return max(due, min(idle, l.TTL/24))
+		return max(due, min(idle/2, l.TTL/24))
 	}
 	return max(due, 0)
 }

@@ -226,6 +226,7 @@ func (w *worker) run() {
 
 // TestPluginThatIsKilledFiftyTimes kills the plugins of two hosts at random moments while guests on both compete for the same disks.
 func TestPluginThatIsKilledFiftyTimes(t *testing.T) {
+	t.Parallel()
 	const kills, workers = 50, 3
 	s := newScene(t, cluster.get(t), 5)
 	watching, end := context.WithCancel(context.Background())
@@ -234,6 +235,11 @@ func TestPluginThatIsKilledFiftyTimes(t *testing.T) {
 	ref := &referee{t: t, alone: map[string]int{}, sharing: map[string]int{}}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
+	finish := sync.OnceFunc(func() {
+		close(stop)
+		wg.Wait()
+	})
+	t.Cleanup(finish)
 	var clients [2]atomic.Pointer[pb.ManagerServiceClient]
 	var all []*worker
 	for i := range 2 * workers {
@@ -254,8 +260,7 @@ func TestPluginThatIsKilledFiftyTimes(t *testing.T) {
 		next := pb.NewManagerServiceClient(h.core.Conn)
 		clients[i%2].Store(&next)
 	}
-	close(stop)
-	wg.Wait()
+	finish()
 	refused := 0
 	for _, w := range all {
 		if refused += w.refused; !w.process.lives() {

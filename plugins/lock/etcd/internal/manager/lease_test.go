@@ -46,7 +46,6 @@ func (h *host) page() *guard.Page {
 	if err != nil {
 		h.Fatal(err)
 	}
-	h.Cleanup(p.Close)
 	return p
 }
 

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -52,7 +53,13 @@ func list(ctx context.Context, args []string, out io.Writer) error {
 	}
 	asJSON := set.Bool("json", false, "for programs: one JSON object a line")
 	if err := set.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
 		return err
+	}
+	if set.NArg() > 0 {
+		return fmt.Errorf("argument %q is not known", set.Arg(0))
 	}
 	table := map[string]any{"endpoints": strings.Split(*endpoints, ",")}
 	for name, text := range texts {

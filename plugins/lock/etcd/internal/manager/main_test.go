@@ -483,3 +483,6 @@ func failing(point string) func() *exec.Cmd {
 		return cmd
 	}
 }
+
+// releaseOf releases all that an owner has.
+func releaseOf(o *pb.Owner) *pb.ReleaseRequest { return &pb.ReleaseRequest{Owner: o} }

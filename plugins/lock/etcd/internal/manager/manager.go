@@ -154,9 +154,6 @@ func (m *Manager) Configure(ctx context.Context, settings plugin.Settings) error
 	}
 	st, err := store.Open(conf, m.identity(w.boot), m.opts.Clock)
 	if err != nil {
-		if !started {
-			w.page.Close()
-		}
 		return verr.New(verr.ConfigUnsupported, "%w", err)
 	}
 	m.mu.Lock()
@@ -167,6 +164,9 @@ func (m *Manager) Configure(ctx context.Context, settings plugin.Settings) error
 		if err := old.Close(); err != nil { // calls under way go on with the new one
 			m.log.Warn("old connection to etcd", "error", err)
 		}
+	}
+	if err := m.forgetLease(ctx); err != nil {
+		m.log.Warn("time to live is not changed", "error", err)
 	}
 	if started {
 		if err := w.post.Refresh(ctx); err != nil {
@@ -238,7 +238,6 @@ func (m *Manager) Close(ctx context.Context) error {
 	// Calls have ended, and what they have started is done.
 	err := m.giveBack(ctx, st)
 	w.post.Close()
-	w.page.Close()
 	return errors.Join(err, st.Close())
 }
 
@@ -246,16 +245,38 @@ func (m *Manager) Close(ctx context.Context) error {
 func (m *Manager) giveBack(ctx context.Context, st *store.Store) error {
 	m.mu.Lock()
 	r, held := m.right, len(m.owners)
+	m.right = right{Instance: r.Instance}
 	m.mu.Unlock()
 	if held > 0 || r.Lease == 0 {
 		return nil
 	}
+	// The next process must not take up a lease that is about to end.
+	if err := m.saveRight(ctx, right{Instance: r.Instance}); err != nil {
+		return err
+	}
 	if err := st.Revoke(ctx, r.lease()); err != nil {
 		m.log.Info("lease is left to end by itself", "error", err)
+	}
+	return nil
+}
+
+// forgetLease has a host without locks take its next one under a new lease, if the configuration wants another time to live.
+func (m *Manager) forgetLease(ctx context.Context) error {
+	if !acquire(ctx, m.entering) {
+		return ctx.Err()
+	}
+	defer func() { <-m.entering }()
+	m.mu.Lock()
+	r, other := m.right, m.right.TTL != m.conf.TTL
+	if len(m.owners) > 0 || r.Lease == 0 || !other {
+		m.mu.Unlock()
 		return nil
 	}
-	r.Lease = 0
-	return m.saveRight(ctx, r)
+	m.right = right{Instance: r.Instance}
+	page := m.work.page
+	m.mu.Unlock()
+	page.Set(guard.Lease{})
+	return m.saveRight(ctx, right{Instance: r.Instance})
 }
 
 // Diagnose tells how it is.

@@ -74,17 +74,23 @@ func mark(l record.Life, id record.ID, d debt) store.Mark {
 	return store.Mark{ID: id, Shared: d.res.GetShared(), Life: l, Remember: d.remember}
 }
 
+// maxOwners is how many guests may have locks: as many keys as the core's State lists.
+const maxOwners = 16384
+
 // take returns the owner with its turn, which is made if it is not there and make is set; else it is nil. The caller gives the turn back
 // with done.
 func (m *Manager) take(ctx context.Context, l record.Life, make bool) (*owner, error) {
 	for {
 		m.mu.Lock()
-		o := m.owners[l]
-		if o == nil && make {
+		o, full := m.owners[l], len(m.owners) >= maxOwners
+		if o == nil && make && !full {
 			o = newOwner(l)
 			m.owners[l] = o
 		}
 		m.mu.Unlock()
+		if o == nil && make {
+			return nil, verr.New(verr.OperationFailed, "%d guests of this host have locks in etcd, which are as many as can be kept account of", maxOwners)
+		}
 		if o == nil {
 			return nil, nil
 		}

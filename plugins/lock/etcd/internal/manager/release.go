@@ -106,13 +106,16 @@ func (r *release) run(ctx context.Context) (*pb.ReleaseResponse, error) {
 // findEpochs asks etcd for what a suspended guest is to remember, where it is not known: this process has not taken the locks.
 func (r *release) findEpochs(ctx context.Context) error {
 	r.m.mu.Lock()
-	unknown := false
+	unknown, late := false, r.m.late
 	for id, h := range r.o.locks {
 		unknown = unknown || (r.suspend && r.covers(id) && h.epoch == 0)
 	}
 	r.m.mu.Unlock()
 	if !unknown {
 		return nil
+	}
+	if late {
+		return errors.New("etcd does not answer")
 	}
 	return r.m.retake(ctx, false, r.m.patience(1), r.o)
 }

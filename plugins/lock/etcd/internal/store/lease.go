@@ -38,8 +38,12 @@ func (g Granted) Ends() boot.Time { return g.Sent.Add(g.TTL) }
 func (s *Store) Grant(ctx context.Context) (Granted, error) {
 	ctx, cancel := s.request(ctx)
 	defer cancel()
+	c, err := s.connect(ctx)
+	if err != nil {
+		return Granted{}, err
+	}
 	sent := s.clock()
-	resp, err := s.client.Grant(ctx, int64(s.conf.TTL/time.Second))
+	resp, err := c.Grant(ctx, int64(s.conf.TTL/time.Second))
 	if err != nil {
 		return Granted{}, fmt.Errorf("make a lease: %w", explain(err))
 	}
@@ -50,7 +54,11 @@ func (s *Store) Grant(ctx context.Context) (Granted, error) {
 func (s *Store) Revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	ctx, cancel := s.request(ctx)
 	defer cancel()
-	if _, err := s.client.Revoke(ctx, lease); err != nil {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Revoke(ctx, lease); err != nil {
 		if err = explain(err); !errors.Is(err, ErrLeaseGone) {
 			return fmt.Errorf("end the lease: %w", err)
 		}
@@ -62,7 +70,11 @@ func (s *Store) Revoke(ctx context.Context, lease clientv3.LeaseID) error {
 func (s *Store) Left(ctx context.Context, lease clientv3.LeaseID) (granted, left time.Duration, err error) {
 	ctx, cancel := s.request(ctx)
 	defer cancel()
-	resp, err := s.client.TimeToLive(ctx, lease)
+	c, err := s.connect(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	resp, err := c.TimeToLive(ctx, lease)
 	if err != nil {
 		return 0, 0, fmt.Errorf("ask for the lease: %w", explain(err))
 	}
@@ -128,10 +140,14 @@ func (s *Store) renew(ctx context.Context, lease clientv3.LeaseID) (Granted, err
 
 // openStream makes the stream, which outlives the call's context; called while renewing is held.
 func (s *Store) openStream(ctx context.Context) error {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
 	streamCtx, cancel := context.WithCancel(clientv3.WithRequireLeader(context.WithoutCancel(ctx)))
 	stop := context.AfterFunc(ctx, cancel)
 	defer stop()
-	stream, err := pb.NewLeaseClient(s.client.ActiveConnection()).LeaseKeepAlive(streamCtx, grpc.WaitForReady(true))
+	stream, err := pb.NewLeaseClient(c.ActiveConnection()).LeaseKeepAlive(streamCtx, grpc.WaitForReady(true))
 	if err != nil {
 		cancel()
 		return err
@@ -178,7 +194,11 @@ func (s *Store) Enter(ctx context.Context, lease clientv3.LeaseID, adopt bool) (
 func (s *Store) AwaitGone(ctx context.Context, fence int64) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	changes := s.client.Watch(ctx, s.keys.Host(s.id.Instance), clientv3.WithRev(fence+1), clientv3.WithFilterPut())
+	c, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	changes := c.Watch(ctx, s.keys.Host(s.id.Instance), clientv3.WithRev(fence+1), clientv3.WithFilterPut())
 	for resp := range changes {
 		if err := resp.Err(); err != nil {
 			return fmt.Errorf("watch the host's key: %w", err)

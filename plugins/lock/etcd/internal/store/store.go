@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -90,47 +91,89 @@ type Identity struct {
 
 // Store is a connection to the cluster.
 type Store struct {
-	conf   *config.Config
-	keys   record.Keys
-	id     Identity
-	clock  boot.Clock
-	client *clientv3.Client
+	conf  *config.Config
+	keys  record.Keys
+	id    Identity
+	clock boot.Clock
+
+	// opening is held by whoever makes the client, or ends it; closed says that there shall be none.
+	opening chan struct{}
+	closed  bool
+	client  atomic.Pointer[clientv3.Client]
 
 	// renewing is held by whoever uses stream.
 	renewing chan struct{}
 	stream   *renewals
 }
 
-// Open makes a Store. It does not wait for a connection.
+// Open makes a Store. It checks the files that the configuration names, and does not wait for a connection.
 func Open(conf *config.Config, id Identity, clock boot.Clock) (*Store, error) {
-	tls, err := conf.TLS()
+	if _, err := conf.TLS(); err != nil {
+		return nil, fmt.Errorf("connect to etcd: %w", err)
+	}
+	if _, err := conf.Password(); err != nil {
+		return nil, fmt.Errorf("connect to etcd: %w", err)
+	}
+	return &Store{
+		conf: conf, keys: record.Keys{Prefix: conf.Prefix}, id: id, clock: clock,
+		opening: make(chan struct{}, 1), renewing: make(chan struct{}, 1),
+	}, nil
+}
+
+// connect returns the client, which is made with the first request: where there is a user it asks for a token at once, and fails if
+// no member is there.
+func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
+	if c := s.client.Load(); c != nil {
+		return c, nil
+	}
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to etcd: %w", ctx.Err())
+	}
+	if c := s.client.Load(); c != nil {
+		return c, nil
+	}
+	if s.closed {
+		return nil, fmt.Errorf("connect to etcd: %w", context.Canceled)
+	}
+	tls, err := s.conf.TLS()
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	password, err := conf.Password()
+	password, err := s.conf.Password()
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: conf.Endpoints, TLS: tls, Username: conf.User, Password: password, Logger: zap.NewNop(),
-		DialTimeout: conf.DialTimeout, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingWait, PermitWithoutStream: true,
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: s.conf.Endpoints, TLS: tls, Username: s.conf.User, Password: password, Logger: zap.NewNop(),
+		DialTimeout: s.conf.DialTimeout, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingWait, PermitWithoutStream: true,
 		MaxCallRecvMsgSize: maxAnswer,
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			// A member that comes back shall be found well before the locks are lost.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: conf.TTL / 20},
-			MinConnectTimeout: conf.DialTimeout,
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: s.conf.TTL / 20},
+			MinConnectTimeout: s.conf.DialTimeout,
 		})},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("connect to etcd: %w", err)
+		return nil, fmt.Errorf("connect to etcd: %w", explain(err))
 	}
-	return &Store{conf: conf, keys: record.Keys{Prefix: conf.Prefix}, id: id, clock: clock, client: client, renewing: make(chan struct{}, 1)}, nil
+	s.client.Store(c)
+	return c, nil
 }
 
 // Close ends the connections; calls under way fail.
 func (s *Store) Close() error {
+	s.opening <- struct{}{}
+	defer func() { <-s.opening }()
+	s.closed = true
+	c := s.client.Swap(nil)
+	if c == nil {
+		return nil
+	}
 	// This ends the stream too, and so whoever waits for it.
-	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := c.Close(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("disconnect from etcd: %w", err)
 	}
 	s.renewing <- struct{}{}
@@ -170,7 +213,11 @@ func (s *Store) get(ctx context.Context, ops []clientv3.Op) ([]*pb.RangeResponse
 func (s *Store) txn(ctx context.Context, when []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := s.request(ctx)
 	defer cancel()
-	resp, err := s.client.Txn(ctx).If(when...).Then(then...).Else(otherwise...).Commit()
+	c, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.Txn(ctx).If(when...).Then(then...).Else(otherwise...).Commit()
 	if err != nil {
 		return nil, explain(err)
 	}

@@ -46,10 +46,15 @@ type Factory struct {
 	Lose func(t *testing.T, lease *lockv1.Lease)
 	// Command makes the plugin's process. Without it, nothing is checked of a manager that is killed.
 	Command func() *exec.Cmd
+	// HostName is what the other host calls a host of Hosts, by its index, for a manager that does not know guests of other hosts by
+	// name: then it is the host that a refusal has to name.
+	HostName func(host int) string
 	// Exclusive says that the manager has no shared locks.
 	Exclusive bool
 	// Crowd is how many guests lock a disk of their own at once, 50 if it is 0.
 	Crowd int
+	// Resources is how many disks one guest may have, at least 3; as many as the suite wants, if it is 0.
+	Resources int
 }
 
 // Process is that of a guest.
@@ -102,6 +107,9 @@ var checks = []check{
 func Run(t *testing.T, f Factory) {
 	if f.Crowd == 0 {
 		f.Crowd = 50
+	}
+	if f.Resources == 0 {
+		f.Resources = 1000
 	}
 	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) { c.run(newBench(t, f)) })

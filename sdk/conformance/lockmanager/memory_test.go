@@ -43,8 +43,6 @@ type holding struct {
 type memory struct {
 	lock.Feed
 	fault string
-
-	mu    sync.Mutex // guards both
 	world *world
 	host  int
 }

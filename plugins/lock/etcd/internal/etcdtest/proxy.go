@@ -1,6 +1,7 @@
 package etcdtest
 
 import (
+	"context"
 	"net"
 	"sync"
 	"testing"
@@ -24,7 +25,7 @@ type Proxy struct {
 // NewProxy makes a proxy to a member, which ends with the test.
 func NewProxy(t testing.TB, m *Member) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func (p *Proxy) accept() {
 // connect copies in both directions.
 func (p *Proxy) connect(client net.Conn) {
 	p.pass()
-	server, err := net.Dial("tcp", p.target)
+	server, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.target)
 	if err != nil {
 		_ = client.Close()
 		return

@@ -120,6 +120,9 @@ type Lease struct {
 // this machine and of etcd's leader differ in, and the time that it takes until a process that was killed writes no more.
 func (l Lease) Safe() boot.Time { return l.Ends.Add(-Margin(l.TTL)) }
 
+// Late is when the core is told that the lease is not renewed: a third of its time before it may end.
+func (l Lease) Late() boot.Time { return l.Ends.Add(-l.TTL / 3) }
+
 // Margin is the part of a lease's time that is not relied on.
 func Margin(ttl time.Duration) time.Duration { return ttl / 10 }
 

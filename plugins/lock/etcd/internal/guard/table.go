@@ -27,25 +27,25 @@ type table struct {
 }
 
 // deadline is when a guest must have ended, and whether it must at all.
-func (e *entry) deadline(l Lease) (boot.Time, bool) {
+func (e *entry) deadline(l Lease) (at boot.Time, must bool) {
 	if e.PID == 0 || e.Spare || e.killed != 0 {
 		return 0, false
 	}
-	at, any := e.Lost, e.Lost != 0
-	if l.ID != 0 && (!any || l.Safe() < at) {
-		at, any = l.Safe(), true
+	at, must = e.Lost, e.Lost != 0
+	if l.ID != 0 && (!must || l.Safe() < at) {
+		at, must = l.Safe(), true
 	}
 	// A guard that has only now been told leaves the core a moment to be faster.
-	return max(at, e.since.Add(Margin(l.TTL))), any
+	return max(at, e.since.Add(Margin(l.TTL))), must
 }
 
 // due returns the guests that must end now, and when to look again.
 func (t *table) due(now boot.Time, l Lease) (kill []*entry, again boot.Time) {
 	again = now.Add(max(l.TTL/12, 250*time.Millisecond))
 	for _, e := range t.guests {
-		at, any := e.deadline(l)
+		at, must := e.deadline(l)
 		switch {
-		case !any:
+		case !must:
 		case at <= now:
 			kill = append(kill, e)
 		default:

@@ -12,13 +12,35 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
 
-// keep renews the lease until the context ends, and tells the core when that fails for too long.
+// keep renews the lease until the context ends.
 func (m *Manager) keep(ctx context.Context) {
 	failed := false
 	for pause(ctx, m.untilRenewal(failed)) {
 		failed = !m.renew(ctx)
 		m.judge()
 	}
+}
+
+// oversee tells the core when the lease is not renewed for too long, and not only once a renewal has been given up.
+func (m *Manager) oversee(ctx context.Context) {
+	for pause(ctx, m.untilJudgement()) {
+		m.judge()
+	}
+}
+
+// untilJudgement is how long it is until the lease counts as late if it is not renewed, and a second at most.
+func (m *Manager) untilJudgement() time.Duration {
+	const least, most = 20 * time.Millisecond, time.Second
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.work == nil || m.late {
+		return most / 4
+	}
+	l := m.work.page.Lease()
+	if l.ID == 0 {
+		return most / 4
+	}
+	return min(max(l.Late().Sub(m.opts.Clock()), least), most)
 }
 
 // untilRenewal is how long it is until the lease is to be renewed. The guard may have renewed it too.
@@ -78,7 +100,7 @@ func (m *Manager) judge() {
 		return
 	}
 	l, now := m.work.page.Lease(), m.opts.Clock()
-	late := m.right.adopted && l.ID != 0 && now >= l.Ends.Add(-l.TTL/3)
+	late := m.right.adopted && l.ID != 0 && now >= l.Late()
 	if late != m.late {
 		m.late = late
 		if late {

@@ -116,15 +116,15 @@ func (w *worker) call(what string, do func(context.Context, pb.ManagerServiceCli
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		err := do(ctx, *w.host.Load())
 		cancel()
-		switch status.Code(err) {
-		case codes.Unavailable, codes.Canceled: // the plugin was killed
-			if time.Now().Before(limit) {
-				time.Sleep(5 * time.Millisecond)
-				continue
-			}
-			w.Errorf("%s: %v", what, err)
+		if c := status.Code(err); c != codes.Unavailable && c != codes.Canceled {
+			return err
 		}
-		return err
+		// The plugin was killed.
+		if time.Now().After(limit) {
+			w.Errorf("%s: %v", what, err)
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

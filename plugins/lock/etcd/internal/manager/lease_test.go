@@ -59,7 +59,7 @@ func TestEtcdIsBackInTime(t *testing.T) {
 	net.Cut()
 	c := g.wantChange(changes, pb.Status_STATUS_LOST)
 	until := c.GetUntil().AsTime()
-	if left := time.Until(until); left < 500*time.Millisecond || left > 2*time.Second {
+	if left := time.Until(until); left < 900*time.Millisecond || left > 1500*time.Millisecond {
 		t.Errorf("there are %v to act; of a lease of 6 s a third less a tenth should be left", left)
 	}
 	if end := h.page().Lease().Ends.Wall(boot.Now()); !until.Before(end) {

@@ -207,13 +207,6 @@ func (h *host) relaunch() {
 	h.ManagerServiceClient = pb.NewManagerServiceClient(h.core.Conn)
 }
 
-// restart serves the plugin anew.
-func (h *host) restart() {
-	h.Helper()
-	h.core.Restart(h.TB, manager.Plugin("0.0.0", options), h.table)
-	h.ManagerServiceClient = pb.NewManagerServiceClient(h.core.Conn)
-}
-
 // guest is one life of a guest.
 type guest struct {
 	h      *host

@@ -204,6 +204,7 @@ func (m *Manager) run(w *work) {
 	w.cancel = cancel
 	w.wg.Go(func() { w.post.Run(ctx) })
 	w.wg.Go(func() { m.keep(ctx) })
+	w.wg.Go(func() { m.oversee(ctx) })
 	w.wg.Go(func() { m.tend(ctx) })
 	w.wg.Go(func() { m.watchLease(ctx) })
 }

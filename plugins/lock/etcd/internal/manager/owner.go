@@ -77,18 +77,18 @@ func mark(l record.Life, id record.ID, d debt) store.Mark {
 // maxOwners is how many guests may have locks: as many keys as the core's State lists.
 const maxOwners = 16384
 
-// take returns the owner with its turn, which is made if it is not there and make is set; else it is nil. The caller gives the turn back
+// take returns the owner with its turn, which is made if it is not there and create is set; else it is nil. The caller gives the turn back
 // with done.
-func (m *Manager) take(ctx context.Context, l record.Life, make bool) (*owner, error) {
+func (m *Manager) take(ctx context.Context, l record.Life, create bool) (*owner, error) {
 	for {
 		m.mu.Lock()
 		o, full := m.owners[l], len(m.owners) >= maxOwners
-		if o == nil && make && !full {
+		if o == nil && create && !full {
 			o = newOwner(l)
 			m.owners[l] = o
 		}
 		m.mu.Unlock()
-		if o == nil && make {
+		if o == nil && create {
 			return nil, verr.New(verr.OperationFailed, "%d guests of this host have locks in etcd, which are as many as can be kept account of", maxOwners)
 		}
 		if o == nil {

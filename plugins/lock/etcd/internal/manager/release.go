@@ -213,9 +213,9 @@ func (m *Manager) Recover(ctx context.Context, req *pb.RecoverRequest) (*pb.Reco
 		return nil, err
 	}
 	m.mu.Lock()
-	any := len(o.locks) > 0
+	holds := len(o.locks) > 0
 	m.mu.Unlock()
-	if any {
+	if holds {
 		if err := m.retake(ctx, false, m.patience(1), o); err != nil {
 			if err := m.recoverBlind(ctx, o, err); err != nil {
 				return nil, err

@@ -257,14 +257,12 @@ func (m *Manager) leaseGone(ctx context.Context, lease int64) {
 	m.late = false
 	var guests []guard.Guest
 	for _, o := range m.owners {
-		any := false
 		for _, h := range o.locks {
 			if h.status == there || h.status == again {
 				h.status = missing
 			}
-			any = true
 		}
-		if any {
+		if len(o.locks) > 0 {
 			if o.lost == 0 {
 				o.lost = now.Add(guard.MissingGrace(ttl))
 			}

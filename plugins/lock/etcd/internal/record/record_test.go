@@ -15,9 +15,21 @@ func TestResourcesHaveNamesOfTheirOwn(t *testing.T) {
 	keys := record.Keys{Prefix: "/p/"}
 	var dirs []string
 	for _, r := range []*lockv1.Resource{
-		{Disk: "/a"}, {Disk: "/a "}, {Disk: "/a/../a"}, {Disk: "/a\n"}, {Disk: "/\x00"}, {Disk: "/" + strings.Repeat("x", record.MaxPath-1)},
-		{Key: "a"}, {Lockspace: "a", Key: "b"}, {Lockspace: "a/b", Key: "c"}, {Lockspace: "a", Key: "b/c"}, {Lockspace: "a%2Fb", Key: "c"},
-		{Lockspace: "..", Key: ".."}, {Lockspace: "", Key: "/"}, {Lockspace: "a", Key: "b/h/e"}, {Key: "\u00e4\u20ac\U0001f600"},
+		{Disk: "/a"},
+		{Disk: "/a "},
+		{Disk: "/a/../a"},
+		{Disk: "/a\n"},
+		{Disk: "/\x00"},
+		{Disk: "/" + strings.Repeat("x", record.MaxPath-1)},
+		{Key: "a"},
+		{Lockspace: "a", Key: "b"},
+		{Lockspace: "a/b", Key: "c"},
+		{Lockspace: "a", Key: "b/c"},
+		{Lockspace: "a%2Fb", Key: "c"},
+		{Lockspace: "..", Key: ".."},
+		{Lockspace: "", Key: "/"},
+		{Lockspace: "a", Key: "b/h/e"},
+		{Key: "\u00e4\u20ac\U0001f600"},
 	} {
 		id, err := record.NewID(r)
 		if err != nil {

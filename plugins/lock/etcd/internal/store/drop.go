@@ -48,7 +48,7 @@ func (s *Store) dropSome(ctx context.Context, sess Session, marks []Mark) error 
 		if len(p.then) == 0 {
 			return nil
 		}
-		if done, _, err := s.make(ctx, p); err != nil || done {
+		if done, _, err := s.apply(ctx, p); err != nil || done {
 			return err
 		}
 	}

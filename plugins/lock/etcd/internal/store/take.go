@@ -63,7 +63,7 @@ func (s *Store) Take(ctx context.Context, sess Session, wants []Want, all bool) 
 		if err != nil || len(p.then) == 0 {
 			return locks, err
 		}
-		done, revision, err := s.make(ctx, p)
+		done, revision, err := s.apply(ctx, p)
 		if err != nil {
 			return nil, fmt.Errorf("take locks: %w", err)
 		}
@@ -144,8 +144,8 @@ type change struct {
 	newEpoch map[int]bool
 }
 
-// make makes a transaction; done says whether it was applied, and false that somebody else was faster.
-func (s *Store) make(ctx context.Context, p change) (done bool, revision int64, err error) {
+// apply makes a transaction; done says whether it was applied, and false that somebody else was faster.
+func (s *Store) apply(ctx context.Context, p change) (done bool, revision int64, err error) {
 	host := s.keys.Host(s.id.Instance)
 	when := append([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(host), "=", p.fence)}, p.when...)
 	resp, err := s.txn(ctx, when, p.then, []clientv3.Op{clientv3.OpGet(host, clientv3.WithKeysOnly())})

@@ -30,6 +30,9 @@ const (
 	lockFile   = "guard.lock"
 )
 
+// processName is what the guard's command line begins with.
+const processName = "lodge-etcd-guard"
+
 // Descriptors that the guard is started with.
 const (
 	lockFD     = 3
@@ -66,6 +69,8 @@ func run(args []string, log hclog.Logger) error {
 	if err := errors.Join(err, socket.Close()); err != nil {
 		return fmt.Errorf("take the listener over: %w", err)
 	}
+	// It was executed through /proc, whose "exe" would be its name for ps otherwise. Only people look at it.
+	_ = os.WriteFile("/proc/self/comm", []byte("lodge-etcdguard"), 0)
 	harden(log)
 	g, err := New(args[0], log, linger)
 	if err != nil {
@@ -129,7 +134,7 @@ func spawn(dir string, linger time.Duration, lock, listener *os.File) (pid int, 
 		return 0, err
 	}
 	defer func() { _ = null.Close() }()
-	p, err := os.StartProcess("/proc/self/exe", []string{"lodge-etcd-guard", Command, dir, linger.String()}, &os.ProcAttr{
+	p, err := os.StartProcess("/proc/self/exe", []string{processName, Command, dir, linger.String()}, &os.ProcAttr{
 		Dir: "/", Env: environment(), Files: []*os.File{null, os.Stderr, os.Stderr, lockFD: lock, listenerFD: listener},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})

@@ -100,12 +100,12 @@ func (g *Guard) leaseGone(l Lease) {
 }
 
 // MissingGrace is how long a guest may live after its lease has ended before its time, so that its locks can be taken again: a
-// machine that is busy needs a few seconds for ten thousand of them. LostGrace is how long it may live once somebody else has one of
-// its locks, so that the core can end it, or stop it, in its own way.
-func MissingGrace(ttl time.Duration) time.Duration { return ttl/6 + time.Second }
+// machine that is busy needs a few seconds for ten thousand of them.
+func MissingGrace(ttl time.Duration) time.Duration { return ttl/3 + time.Second }
 
-// LostGrace is explained with MissingGrace.
-func LostGrace(ttl time.Duration) time.Duration { return Margin(ttl) }
+// LostGrace is how long a guest may live once somebody else has one of its locks, so that the core can end it, or stop it, in its own
+// way.
+func LostGrace(ttl time.Duration) time.Duration { return Margin(ttl) + time.Second }
 
 // pause waits, and says whether the context goes on.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -35,8 +35,11 @@ func (e *entry) deadline(l Lease) (at boot.Time, must bool) {
 	if l.ID != 0 && (!must || l.Safe() < at) {
 		at, must = l.Safe(), true
 	}
-	// A guard that has only now been told leaves the core a moment to be faster.
-	return max(at, e.since.Add(Margin(l.TTL))), must
+	if e.since >= at {
+		// It was too late when the guard was told: the core gets a moment to be faster.
+		at = e.since.Add(Margin(l.TTL))
+	}
+	return at, must
 }
 
 // due returns the guests that must end now, and when to look again.

@@ -181,7 +181,7 @@ func (h *host) guardPID() int {
 
 func TestPluginAndGuardDieTogether(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, cluster.get(t), ttl)
+	s := newScene(t, cluster.get(t), 2*ttl)
 	h, net := s.behind("a")
 	g, free := h.guest("guest", true), h.guest("free", true)
 	g.take("/disk")

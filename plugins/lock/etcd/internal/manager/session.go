@@ -273,8 +273,10 @@ func (m *Manager) leaseGone(ctx context.Context, lease int64) {
 		m.lost, m.lostTold = now, false
 	}
 	m.mu.Unlock()
-	m.log.Error("etcd has ended this host's lease", "lease", lease, "guests", len(guests))
-	if len(guests) > 0 {
+	if len(guests) == 0 {
+		m.log.Info("lease has ended", "lease", lease)
+	} else {
+		m.log.Error("etcd has ended this host's lease", "lease", lease, "guests", len(guests))
 		if err := w.post.Set(context.WithoutCancel(ctx), guests...); err != nil {
 			m.log.Error("guests are not guarded", "error", err)
 		}

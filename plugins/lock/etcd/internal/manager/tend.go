@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,10 +20,10 @@ const checked = 1000
 // tend mends what has gone wrong, whenever it is woken and every now and then, until the context ends: it releases what is owed, looks
 // whether all locks are there, and takes again what is not.
 func (m *Manager) tend(ctx context.Context) {
-	const firstWait = 100 * time.Millisecond
-	wait := firstWait
-	for {
-		err := m.tendOnce(ctx)
+	// least is between two looks, however often it is woken.
+	const least, firstWait = 50 * time.Millisecond, 100 * time.Millisecond
+	for wait := firstWait; pause(ctx, least); {
+		again, err := m.tendOnce(ctx)
 		m.mu.Lock()
 		period := 15 * time.Second
 		if m.conf != nil {
@@ -33,11 +34,14 @@ func (m *Manager) tend(ctx context.Context) {
 			m.trouble = err.Error()
 		}
 		m.mu.Unlock()
-		if err == nil {
-			wait = firstWait
-		} else {
+		switch {
+		case err != nil:
 			m.log.Warn("locks are not looked after", "error", err)
 			period, wait = wait, min(2*wait, period)
+		case again:
+			period = firstWait
+		default:
+			wait = firstWait
 		}
 		timer := time.NewTimer(period)
 		select {
@@ -51,33 +55,35 @@ func (m *Manager) tend(ctx context.Context) {
 	}
 }
 
-// tendOnce looks after everything once.
-func (m *Manager) tendOnce(ctx context.Context) error {
+// tendOnce looks after everything once; again says that somebody was busy and should be looked after soon.
+func (m *Manager) tendOnce(ctx context.Context) (again bool, err error) {
 	m.mu.Lock()
 	busy := len(m.owners) > 0
+	if !busy {
+		m.lost = 0
+	}
 	m.mu.Unlock()
 	if !busy {
-		m.mu.Lock()
-		m.lost = 0
-		m.mu.Unlock()
-		return nil
+		return false, nil
 	}
-	if err := m.settleAll(ctx); err != nil {
-		return err
+	again, err = m.settleAll(ctx)
+	if err != nil {
+		return false, err
 	}
 	broken, err := m.check(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := m.mend(ctx, broken); err != nil {
-		return err
+	left, err := m.mend(ctx, broken)
+	if err != nil {
+		return false, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.right.adopted {
+	if m.right.adopted && !left {
 		m.lost, m.lostTold = 0, false
 	}
-	return nil
+	return again || left, nil
 }
 
 // patience is how long a call tries to get through to etcd.
@@ -90,29 +96,24 @@ func (m *Manager) patience(requests int) time.Duration {
 	return time.Duration(requests) * m.conf.RequestTimeout
 }
 
-// settleAll releases what all owners owe.
-func (m *Manager) settleAll(ctx context.Context) error {
+// settleAll releases what all owners owe; again says that some were busy.
+func (m *Manager) settleAll(ctx context.Context) (again bool, err error) {
 	m.mu.Lock()
-	var lives []record.Life
-	for l := range m.debtors {
-		lives = append(lives, l)
-	}
+	lives := slices.Collect(maps.Keys(m.debtors))
 	m.mu.Unlock()
 	for _, l := range lives {
-		o, err := m.take(ctx, l, false)
-		if err != nil {
-			return err
-		}
+		o := m.tryTake(l)
 		if o == nil {
+			again = true
 			continue
 		}
-		err = m.settle(ctx, o, true)
+		err := m.settle(ctx, o, true)
 		m.done(o)
 		if err != nil {
-			return err
+			return again, err
 		}
 	}
-	return nil
+	return again, nil
 }
 
 // settle releases what an owner owes; called with its turn.
@@ -189,8 +190,9 @@ func (m *Manager) found(mk store.Mark, seen store.Seen) (well bool) {
 }
 
 // mend takes the locks of owners again, if the core has said that they live, and tells what has changed. As many of them go into one
-// transaction as fit, and several transactions are under way at once. Those whose turn somebody else has are left for the next time.
-func (m *Manager) mend(ctx context.Context, lives []record.Life) error {
+// transaction as fit, and several transactions are under way at once. Those whose turn somebody else has are left for the next time,
+// which is told.
+func (m *Manager) mend(ctx context.Context, lives []record.Life) (left bool, err error) {
 	const menders = 4
 	batches := make(chan []*owner)
 	failures := make(chan error, menders)
@@ -209,28 +211,32 @@ func (m *Manager) mend(ctx context.Context, lives []record.Life) error {
 			failures <- failed
 		})
 	}
-	var batch []*owner
-	size := 0
+	var next []*owner
+	in := map[record.ID]bool{} // a transaction may change a key only once
 	for _, l := range lives {
 		o := m.tryTake(l)
 		if o == nil {
-			m.kick()
+			left = true
 			continue
 		}
 		m.mu.Lock()
-		n, claimed := len(o.locks), o.claimed
+		ids, claimed := slices.Collect(maps.Keys(o.locks)), o.claimed
 		m.mu.Unlock()
-		switch {
-		case n == 0 || !claimed:
+		if len(ids) == 0 || !claimed {
 			m.done(o)
-		case size+n > store.MaxResources:
-			batches <- batch
-			batch, size = []*owner{o}, n
-		default:
-			batch, size = append(batch, o), size+n
+			continue
+		}
+		if len(in)+len(ids) > store.MaxResources || slices.ContainsFunc(ids, func(id record.ID) bool { return in[id] }) {
+			batches <- next
+			next = nil
+			clear(in)
+		}
+		next = append(next, o)
+		for _, id := range ids {
+			in[id] = true
 		}
 	}
-	batches <- batch
+	batches <- next
 	close(batches)
 	wg.Wait()
 	close(failures)
@@ -238,7 +244,7 @@ func (m *Manager) mend(ctx context.Context, lives []record.Life) error {
 	for err := range failures {
 		problems = append(problems, err)
 	}
-	return errors.Join(problems...)
+	return left, errors.Join(problems...)
 }
 
 // tryTake returns an owner with its turn if it is to be had at once, or nil.

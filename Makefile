@@ -19,7 +19,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Folders below plugins/; the last part of each is the plugin's name.
-PLUGINS := qemu test storage/local lock/sanlock
+PLUGINS := qemu test storage/local lock/sanlock lock/etcd
 
 # Versions of the tools that generate and check code. `go install` builds them into build/tools.
 BUF             := github.com/bufbuild/buf/cmd/buf@v1.75.0

@@ -37,9 +37,15 @@ type Host struct {
 	Description *basev1.DescribeResponse
 	// Settings are the folders that the plugin was configured with.
 	Settings plugin.Settings
+	// Process is the plugin's, if it was launched as one and is there.
+	Process *os.Process
 
 	dir   string
 	state *state
+	// end ends the plugin that is served, and its connection; nil if none is.
+	end func()
+	// gone is closed when Process has ended.
+	gone chan struct{}
 
 	mu     sync.Mutex // guards all below
 	core   *grpc.Server
@@ -57,21 +63,51 @@ func Client(t testing.TB, p plugin.Plugin) *grpc.ClientConn {
 // Start serves a plugin within a core of its own, describes and configures it.
 func Start(t testing.TB, p plugin.Plugin) *Host {
 	t.Helper()
+	return StartWith(t, p, nil)
+}
+
+// StartWith is Start with the plugin's own configuration as a JSON object, for a plugin that does without none.
+func StartWith(t testing.TB, p plugin.Plugin, config []byte) *Host {
+	t.Helper()
+	h := newHost(t)
+	h.Restart(t, p, config)
+	return h
+}
+
+// newHost makes a core without a plugin. What plugin it has by then ends with the test.
+func newHost(t testing.TB) *Host {
+	t.Helper()
 	h := &Host{dir: shortDir(t), state: newState(), Settings: folders(t), logged: make(chan struct{})}
 	h.RestartCore(t)
 	t.Cleanup(h.stopCore)
+	t.Cleanup(h.Stop)
+	return h
+}
+
+// Restart serves another plugin in the place of the one that there was, which is ended first, with the same folders and state: what
+// a core does that starts a plugin again.
+func (h *Host) Restart(t testing.TB, p plugin.Plugin, config []byte) {
+	t.Helper()
+	h.Stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- plugin.Run(ctx, p, h.dir) }()
-	t.Cleanup(func() {
+	h.end = func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("serve plugin %q: %v", p.Name, err)
 		}
-	})
+	}
 	h.dial(t, ended)
-	h.Configure(t, nil)
-	return h
+	h.Configure(t, config)
+}
+
+// Stop ends the plugin in an orderly way, and leaves the core without one.
+func (h *Host) Stop() {
+	if h.end != nil {
+		h.end()
+		h.end = nil
+	}
 }
 
 // Configure sends the plugin its settings again, with its own configuration as a JSON object or nil.
@@ -99,6 +135,13 @@ func (h *Host) SendFile(t testing.TB, file *os.File) []byte {
 		t.Fatalf("send file to plugin: %v", err)
 	}
 	return token[:]
+}
+
+// Log returns the lines of the plugin's log so far.
+func (h *Host) Log() []*corev1.WriteRequest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.log)
 }
 
 // WaitLog waits for a line of the plugin's log that matches; it fails the test when none comes.
@@ -161,14 +204,21 @@ func (h *Host) dial(t testing.TB, ended chan error) {
 	t.Helper()
 	conn, err := grpc.NewClient("unix:"+filepath.Join(h.dir, handshake.PluginSocket),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		// The socket is there a moment before it listens.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2}}),
+		// The socket is there a moment before it listens. A connection that is slow to come about is not given up for that.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: time.Millisecond, MaxDelay: 100 * time.Millisecond, Multiplier: 2},
+			MinConnectTimeout: patience,
+		}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(handshake.MaxMessage), grpc.MaxCallSendMsgSize(handshake.MaxMessage)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
+	end := h.end
+	h.end = func() {
+		_ = conn.Close()
+		end()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	go func() { // a plugin that does not even start is told at once

@@ -8,8 +8,9 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// maxBehind is how many changes a reader of a Feed may be behind.
-const maxBehind = 4096
+// maxBehind is how many changes a reader of a Feed may be behind: as many locks as a manager may have can be lost at once, and be held
+// again.
+const maxBehind = 2 * 16384
 
 // Feed hands changes to whoever watches; its Watch is Manager's. Publish never blocks. The zero value is ready, all methods are safe
 // concurrently, and a Feed must not be copied.

@@ -41,7 +41,7 @@ func TestSlowReaderIsSentAway(t *testing.T) {
 	var feed lock.Feed
 	err := feed.Watch(t.Context(), func(c *pb.WatchResponse) error {
 		if c.GetLease() == nil {
-			for range 5000 {
+			for range 40000 {
 				feed.Publish(change("more than there is room for"))
 			}
 		}

@@ -103,6 +103,7 @@ func TestSDKStaysLight(t *testing.T) {
 var only = map[string][]string{
 	"github.com/hashicorp/go-plugin": {"host/internal/launch", "sdk/plugin"},
 	"go.etcd.io/bbolt":               {"host/internal/catalog"},
+	"go.etcd.io/etcd":                {"plugins/lock/etcd"},
 }
 
 func TestSomeModulesHaveOneOwner(t *testing.T) {

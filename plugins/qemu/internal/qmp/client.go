@@ -28,10 +28,12 @@ type Client struct {
 	wg   sync.WaitGroup
 
 	// mu guards what follows. Nothing waits while it is held.
-	mu      sync.Mutex
-	err     error
-	closed  bool
-	nextID  uint64
+	mu     sync.Mutex
+	err    error
+	closed bool
+	nextID uint64
+	// greeted says that the monitor has let the client in: it tells the client nothing from then on that the client has not asked.
+	greeted bool
 	pending map[uint64]*pendingCommand
 }
 
@@ -78,6 +80,9 @@ func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	if err := c.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("greet monitor: %w", err), c.Close())
 	}
+	c.mu.Lock()
+	c.greeted = true
+	c.mu.Unlock()
 	return c, nil
 }
 

@@ -219,6 +219,21 @@ func TestBrokenPeersEndTheClientWithAReason(t *testing.T) {
 	}
 }
 
+// TestRepliesToAPredecessorAreIgnored: QEMU answers the client that is there what the one before has asked.
+func TestRepliesToAPredecessorAreIgnored(t *testing.T) {
+	s := qmptest.Listen(t)
+	s.Handle("qmp_capabilities", func(json.RawMessage) (any, error) {
+		s.Raw(`{"return": {}, "id": 3}` + "\n")
+		return map[string]any{}, nil
+	})
+	s.Handle("echo", func(args json.RawMessage) (any, error) { return args, nil })
+	c := dial(t, s)
+	var got struct{ N int }
+	if err := c.Execute(within(t), "echo", map[string]int{"n": 7}, &got); err != nil || got.N != 7 {
+		t.Errorf("answer is %d, %v", got.N, err)
+	}
+}
+
 func TestGreetingIsBoundedByTheContext(t *testing.T) {
 	here, there := net.Pipe()
 	defer there.Close()

@@ -164,11 +164,15 @@ func (c *Client) forget(ids []uint64) {
 	}
 }
 
-// settle hands a reply to its command.
+// settle hands a reply to its command. QEMU may still tell a new client what its predecessor has asked: that is ignored until the new one
+// has been let in.
 func (c *Client) settle(id uint64, m *message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if id == 0 || id > c.nextID {
+		if !c.greeted {
+			return nil
+		}
 		return protocolError("reply to command %d, which was never sent", id)
 	}
 	if p, ok := c.pending[id]; ok {

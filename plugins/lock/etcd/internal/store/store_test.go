@@ -186,6 +186,7 @@ func TestStore(t *testing.T) {
 		{"shared locks share, and exclude exclusive ones", sharedShares},
 		{"nothing is left behind", nothingIsLeft},
 		{"an epoch tells who was there", epochTells},
+		{"a guest that has moved is elsewhere", movedIsElsewhere},
 		{"a late request is fenced", lateRequestIsFenced},
 		{"two machines with one identity", twoMachinesOneIdentity},
 		{"what others wrote is not trusted", othersAreNotTrusted},
@@ -355,6 +356,30 @@ func epochTells(t *testing.T, c *etcdtest.Cluster, _ *clientv3.Client, prefix st
 		for _, guest := range []string{"u", "v", "w"} {
 			a.drop(guest, s.path)
 			b.drop(guest, s.path)
+		}
+	}
+}
+
+func movedIsElsewhere(t *testing.T, c *etcdtest.Cluster, client *clientv3.Client, prefix string) {
+	a, b := newHost(t, c, prefix, "a"), newHost(t, c, prefix, "b")
+	epoch := a.mustTake("u", "/disk")[0].Epoch
+	a.suspend("u", "/disk")
+	if err := b.resume("u", "/disk", epoch); err != nil {
+		t.Fatalf("go on elsewhere: %v", err)
+	}
+	if got := code(a.resume("u", "/disk", epoch)); got != verr.ResourceBusy {
+		t.Errorf("go on where it was left, too: code %d", got)
+	}
+	if got := code(b.resume("u", "/disk", epoch)); got != verr.OK {
+		t.Errorf("the same again elsewhere: code %d", got)
+	}
+	b.drop("u", "/disk")
+	if got := code(a.resume("u", "/disk", epoch)); got != verr.OperationInvalid {
+		t.Errorf("go on where it was left, after it has ended elsewhere: code %d", got)
+	}
+	for _, k := range keys(t, client, prefix) {
+		if !strings.HasPrefix(k, prefix+"host/") {
+			t.Errorf("left is %q", k)
 		}
 	}
 }

@@ -46,8 +46,8 @@ type seen struct {
 	// other is in the way.
 	other *mvccpb.KeyValue
 	last  *mvccpb.KeyValue
-	// shares says that the last holder was one of those that share.
-	shares bool
+	// shares says that the last holder was one of those that share; was that it was the one who wants it.
+	shares, was bool
 }
 
 // Take takes locks, in one transaction: all of them or none, with verr.ResourceBusy if somebody else has one; or, if all is false,
@@ -120,6 +120,7 @@ func (s *Store) look(ctx context.Context, wants []Want) ([]seen, error) {
 			found[i].last = kv
 			last, err := record.Decode[record.Last](kv.GetValue())
 			found[i].shares = err == nil && last.Shared
+			found[i].was = err == nil && !last.Shared && last.Life() == w.Value.Life() && last.Instance == s.id.Instance
 		}
 	}
 	return found, nil
@@ -217,14 +218,15 @@ func (s *Store) keep(sess Session, w Want, f seen, p *change) Lock {
 func (s *Store) take(sess Session, i int, w Want, f seen, p *change) {
 	last := s.keys.Last(w.ID)
 	key := s.keys.Holder(w.ID, w.Value.Shared, s.id.Instance, w.Value.Life())
-	sameEpoch := w.Resume
+	// Who resumes a guest that was suspended on another host begins an epoch: the one that was left behind must not go on.
+	sameEpoch := w.Resume && f.was
 	if w.Value.Shared {
-		sameEpoch = sameEpoch || f.shares
+		sameEpoch = f.shares
 		p.when = append(p.when, clientv3.Compare(clientv3.CreateRevision(s.keys.Exclusive(w.ID)), "=", 0))
 	} else {
 		p.when = append(p.when, clientv3.Compare(clientv3.CreateRevision(s.keys.Holders(w.ID)).WithPrefix(), "=", 0))
 	}
-	if sameEpoch || w.Value.Shared { // what was decided rests on the record
+	if w.Resume || w.Value.Shared { // what was decided rests on the record
 		p.when = append(p.when, clientv3.Compare(clientv3.ModRevision(last), "=", f.last.GetModRevision()))
 	}
 	p.then = append(p.then, clientv3.OpPut(key, record.Encode(w.Value), clientv3.WithLease(sess.Lease)))

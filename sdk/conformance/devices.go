@@ -172,6 +172,6 @@ func refusedDeviceLeavesNothing(b *bench) {
 		b.Error("the lock of a device that was not attached is held")
 	}
 	_, err = b.tryAttach(g, "<fish/>")
-	b.wantCode("attach what is no device", err, verr.XMLError)
+	b.wantCode("attach what is no device", err, verr.ConfigUnsupported)
 	b.attach(g, device)
 }

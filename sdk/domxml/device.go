@@ -19,7 +19,8 @@ type Device struct {
 	Value any
 }
 
-// ParseDevice reads one element as it stands below <devices>. It fails with XMLError as Parse does, and for an element that is no device.
+// ParseDevice reads one element as it stands below <devices>. It fails with XMLError as Parse does, and with ConfigUnsupported for an
+// element that is no device.
 func ParseDevice(doc string) (Device, error) {
 	if err := Check(doc, ""); err != nil {
 		return Device{}, err
@@ -33,7 +34,7 @@ func ParseDevice(doc string) (Device, error) {
 	}
 	all := Devices(list)
 	if len(all) != 1 {
-		return Device{}, verr.New(verr.XMLError, "unknown device type '%s'", rootOf(doc))
+		return Device{}, verr.New(verr.ConfigUnsupported, "unknown device type '%s'", rootOf(doc))
 	}
 	return all[0], nil
 }

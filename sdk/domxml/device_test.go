@@ -137,9 +137,12 @@ func TestNoDevice(t *testing.T) {
 		"an entity": "<!DOCTYPE a [<!ENTITY b 'c'>]><disk/>", "an open element": "<disk>", "a broken value": "<controller type='usb' index='x'/>",
 		"a way out": "</devices><devices>",
 	} {
-		if d, err := domxml.ParseDevice(text); !verr.Is(err, verr.XMLError) {
+		if d, err := domxml.ParseDevice(text); !verr.Is(err, verr.XMLError) && !verr.Is(err, verr.ConfigUnsupported) {
 			t.Errorf("%s: %v, %v", name, d, err)
 		}
+	}
+	if _, err := domxml.ParseDevice("<fish/>"); !verr.Is(err, verr.ConfigUnsupported) {
+		t.Errorf("a fish: %v", err)
 	}
 }
 

@@ -131,7 +131,7 @@ func TestDeviceChangesThatAreRefusedChangeNothing(t *testing.T) {
 		do   func() error
 		want verr.Code
 	}{
-		"what is no device":               {func() error { return d.AttachDevice(ctx, "<fish/>", 0) }, verr.XMLError},
+		"what is no device":               {func() error { return d.AttachDevice(ctx, "<fish/>", 0) }, verr.ConfigUnsupported},
 		"flags that nobody knows":         {func() error { return d.AttachDevice(ctx, disk("vdb", "/b"), 1<<5) }, verr.InvalidArg},
 		"force, which is for updates":     {func() error { return d.AttachDevice(ctx, disk("vdb", "/b"), deviceForce) }, verr.InvalidArg},
 		"a guest that does not run":       {func() error { return off.AttachDevice(ctx, disk("vdb", "/b"), affectLive) }, verr.OperationInvalid},

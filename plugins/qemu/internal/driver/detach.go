@@ -148,16 +148,13 @@ func (c *change) unplug(ctx context.Context, alias string) (gone bool, err error
 	}
 }
 
-// drop ends what is left of a device that has gone from QEMU: what was behind it, its locks' descriptors, its place in the live definition,
-// and the ownership of its files, in this order. It may be repeated.
+// drop ends what is left of a device that has gone from QEMU: what was behind it, its place in the live definition, its locks' descriptors,
+// and the ownership of its files, in this order. It may be repeated, and leaveStrangers makes up for descriptors that it did not get to.
 func (l *life) drop(ctx context.Context, t talk, dev domxml.Device) error {
 	if err := l.pass(ctx); err != nil {
 		return err
 	}
 	if err := l.remove(ctx, t, cmdline.Behind(dev)...); err != nil {
-		return err
-	}
-	if err := l.leaveLocks(ctx, t, lockUser(dev)); err != nil {
 		return err
 	}
 	live := cmdline.Clone(l.live())
@@ -176,11 +173,18 @@ func (l *life) drop(ctx context.Context, t talk, dev domxml.Device) error {
 	if err := l.show(live); err != nil {
 		return err
 	}
+	if err := l.pass(ctx); err != nil {
+		return err
+	}
+	if err := l.leaveLocks(ctx, t, lockUser(dev)); err != nil {
+		return err
+	}
 	l.takeBack(files)
 	return l.pass(ctx)
 }
 
-// dropMissing drops the devices that are in the live definition and not in QEMU, and returns their aliases.
+// dropMissing drops the devices that are in the live definition and not in QEMU, and returns their aliases. Descriptors of locks that are for
+// devices without a place in it go, too.
 func (l *life) dropMissing(ctx context.Context, t talk) (gone []string, err error) {
 	present, err := peripherals(ctx, t)
 	if err != nil {
@@ -196,7 +200,7 @@ func (l *life) dropMissing(ctx context.Context, t talk) (gone []string, err erro
 		}
 		gone = append(gone, dev.Alias())
 	}
-	return gone, nil
+	return gone, l.leaveStrangers(ctx, t)
 }
 
 // inQEMU reports whether QEMU knows a device by its alias, unless it has gone.

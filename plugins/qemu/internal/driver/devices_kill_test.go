@@ -161,8 +161,8 @@ func (r *rig) send(m mission) (killed bool) {
 	return killed
 }
 
-// TestDriverKilledBetweenTheStepsOfAChange kills the driver after each step of attaching and detaching a disk and of changing a medium. Whatever
-// the moment, the guest then has the device as the live definition says, or nothing of it, and its lock with it.
+// TestDriverKilledBetweenTheStepsOfAChange kills the driver after each step of attaching and detaching a disk and a lease, and of changing a
+// medium. Whatever the moment, the guest then has the device as the live definition says, or nothing of it, and its lock with it.
 func TestDriverKilledBetweenTheStepsOfAChange(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills dozens of drivers")
@@ -188,39 +188,12 @@ func TestDriverKilledBetweenTheStepsOfAChange(t *testing.T) {
 		}
 		count[do] = c
 	}
-	for steps := 0; r.send(mission{Answers: store, Do: "attach", Device: disk, Lock: lock, Steps: steps}); steps++ {
-		there := has("scsi0-0-0-1")
-		note("attach", there)
-		if locked := isLocked(t, lock); locked != there {
-			t.Errorf("killed after %d steps of attaching: the device is there: %v, its lock is held: %v", steps, there, locked)
-		}
-		if there != slices.Contains(r.inside(), "scsi0-0-0-1") {
-			t.Errorf("killed after %d steps of attaching: the live definition has the device: %v, QEMU has %v", steps, there, r.inside())
-		}
-		if there {
-			if gone, err := r.detach(disk); err != nil || !gone.GetGone() {
-				t.Fatalf("killed after %d steps of attaching: detaching: %v, %v", steps, gone, err)
-			}
-		}
-		r.same(before, fmt.Sprintf("killed after %d steps of attaching", steps))
+	for _, c := range []changing{
+		{disk, lock, "scsi0-0-0-1", true, before, note},
+		{"<lease><lockspace>s</lockspace><key>k</key><target path='" + lock + "'/></lease>", lock, "<key>k</key>", false, before, note},
+	} {
+		r.cutOff(store, c)
 	}
-	r.recover(nil)
-	if !isLocked(t, lock) {
-		t.Fatal("the lock of an attached disk is free")
-	}
-	for steps := 0; r.send(mission{Answers: store, Do: "detach", Device: disk, Steps: steps}); steps++ {
-		there := has("scsi0-0-0-1")
-		note("detach", !there)
-		if locked := isLocked(t, lock); locked != there {
-			t.Errorf("killed after %d steps of detaching: the device is there: %v, its lock is held: %v", steps, there, locked)
-		}
-		if !there {
-			r.same(before, fmt.Sprintf("killed after %d steps of detaching", steps))
-			r.attached(disk, r.lease(lock))
-		}
-	}
-	r.recover(nil)
-	r.same(before, "after detaching")
 	present, other := first, second
 	for steps := 0; r.send(mission{Answers: store, Do: "update", Device: cd(other), Steps: steps}); steps++ {
 		changed := has(other)
@@ -243,6 +216,54 @@ func TestDriverKilledBetweenTheStepsOfAChange(t *testing.T) {
 	t.Logf("cut off before and after it happened: %v", count)
 	r.recover(nil)
 	r.stop()
+}
+
+// changing is a device that is attached and detached while drivers are killed.
+type changing struct {
+	xml, lock string
+	sign      string // what a live definition with it has
+	inside    bool   // it is also what QEMU knows it by
+	before    []string
+	note      func(do string, happened bool)
+}
+
+// cutOff kills drivers that attach and detach a device, which QEMU does not have at the end.
+func (r *rig) cutOff(store answers, c changing) {
+	r.t.Helper()
+	has := func() bool { return strings.Contains(r.recover(nil).GetLiveXml(), c.sign) }
+	for steps := 0; r.send(mission{Answers: store, Do: "attach", Device: c.xml, Lock: c.lock, Steps: steps}); steps++ {
+		there := has()
+		c.note("attach", there)
+		if locked := isLocked(r.t, c.lock); locked != there {
+			r.t.Errorf("killed after %d steps of attaching: the device is there: %v, its lock is held: %v", steps, there, locked)
+		}
+		if c.inside && there != slices.Contains(r.inside(), c.sign) {
+			r.t.Errorf("killed after %d steps of attaching: the live definition has the device: %v, QEMU has %v", steps, there, r.inside())
+		}
+		if there {
+			if gone, err := r.detach(c.xml); err != nil || !gone.GetGone() {
+				r.t.Fatalf("killed after %d steps of attaching: detaching: %v, %v", steps, gone, err)
+			}
+		}
+		r.same(c.before, fmt.Sprintf("killed after %d steps of attaching", steps))
+	}
+	r.recover(nil)
+	if !isLocked(r.t, c.lock) {
+		r.t.Fatal("the lock of an attached device is free")
+	}
+	for steps := 0; r.send(mission{Answers: store, Do: "detach", Device: c.xml, Steps: steps}); steps++ {
+		there := has()
+		c.note("detach", !there)
+		if locked := isLocked(r.t, c.lock); locked != there {
+			r.t.Errorf("killed after %d steps of detaching: the device is there: %v, its lock is held: %v", steps, there, locked)
+		}
+		if !there {
+			r.same(c.before, fmt.Sprintf("killed after %d steps of detaching", steps))
+			r.attached(c.xml, r.lease(c.lock))
+		}
+	}
+	r.recover(nil)
+	r.same(c.before, "after detaching")
 }
 
 // same holds what QEMU has against what it had.

@@ -124,16 +124,21 @@ func (l *life) useLocks(user string, names []string) error {
 	return l.writeLocks(users)
 }
 
-// closeLocks has QEMU close descriptors that are for nothing.
+// closeLocks has QEMU close descriptors, unless they are noted for something.
 func (l *life) closeLocks(ctx context.Context, t talk, names []string) error {
 	users, err := l.readLocks()
 	if err != nil {
 		return err
 	}
+	return tellClosed(ctx, t, slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, used := users[name]
+		return used
+	}))
+}
+
+// tellClosed has QEMU close descriptors. It need not have them.
+func tellClosed(ctx context.Context, t talk, names []string) error {
 	for _, name := range names {
-		if _, used := users[name]; used {
-			continue
-		}
 		if err := t.tell(ctx, cmdline.CloseFile(name)); err != nil && !isRefusal(err) {
 			return err
 		}
@@ -141,29 +146,59 @@ func (l *life) closeLocks(ctx context.Context, t talk, names []string) error {
 	return nil
 }
 
-// leaveLocks has QEMU close the descriptors that were for a device alone.
+// leaveLocks has QEMU close the descriptors that were for a device alone. They are noted until they are closed: who is cut off closes them
+// again.
 func (l *life) leaveLocks(ctx context.Context, t talk, user string) error {
 	users, err := l.readLocks()
 	if err != nil {
 		return err
 	}
 	var left []string
+	changed := false
 	for name, list := range users {
 		if !slices.Contains(list, user) {
 			continue
 		}
+		changed = true
 		if users[name] = slices.DeleteFunc(list, func(u string) bool { return u == user }); len(users[name]) == 0 {
 			delete(users, name)
 			left = append(left, name)
 		}
 	}
-	if len(left) == 0 {
+	if !changed {
 		return nil
 	}
-	if err := l.writeLocks(users); err != nil {
+	if err := tellClosed(ctx, t, left); err != nil {
 		return err
 	}
-	return l.closeLocks(ctx, t, left)
+	if err := l.pass(ctx); err != nil {
+		return err
+	}
+	return l.writeLocks(users)
+}
+
+// leaveStrangers has QEMU close the descriptors of devices that have left the live definition.
+func (l *life) leaveStrangers(ctx context.Context, t talk) error {
+	if l.devices.unsettled.Load() {
+		return nil // a device may be on its way into it
+	}
+	users, err := l.readLocks()
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	known := map[string]bool{}
+	for _, dev := range domxml.Devices(l.live().Devices) {
+		known[lockUser(dev)] = true
+	}
+	for _, user := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(slices.Collect(maps.Values(users))...)))) {
+		if known[user] {
+			continue
+		}
+		if err := l.leaveLocks(ctx, t, user); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // relock gives QEMU the locks of a guest that is about to go on. It returns what closes those of before that were not taken again, to be
@@ -191,8 +226,8 @@ func (c *change) relock(ctx context.Context, leases []*pb.Lease) (after func(), 
 					delete(users, name)
 				}
 			}
-			if err = c.life.writeLocks(users); err == nil {
-				err = c.life.closeLocks(ctx, c.talk, old)
+			if err = tellClosed(ctx, c.talk, old); err == nil {
+				err = c.life.writeLocks(users)
 			}
 		}
 		if err != nil {

@@ -90,7 +90,7 @@ func TestUpdatesOfDevices(t *testing.T) {
 		"a bus":              {"<disk type='file' device='cdrom'><target dev='hdc' bus='scsi'/></disk>", "", verr.OperationUnsupported},
 		"a serial port":      {"<serial type='pty'><target port='0'/></serial>", "", verr.OperationUnsupported},
 		"what is not there":  {"<disk type='file'><target dev='vdz'/></disk>", "", verr.DeviceMissing},
-		"what is no device":  {"<fish/>", "", verr.XMLError},
+		"what is no device":  {"<fish/>", "", verr.ConfigUnsupported},
 		"the same as before": {"<disk type='file'><source file='/a.img'/><target dev='vda'/></disk>", "/a.img", 0},
 	} {
 		rsp, err := s.driver.UpdateDevice(s.ctx(), &pb.UpdateDeviceRequest{Guest: s.guest, DeviceXml: c.device, LiveXml: live})

@@ -42,6 +42,9 @@ func (d *Driver) bringUp(
 		return nil, nil, err
 	}
 	defer finish()
+	if ctx.Err() != nil { // a stop may have come and gone already
+		return nil, nil, context.Cause(ctx)
+	}
 	r, err := d.newRecord(req)
 	if err != nil {
 		return nil, nil, err

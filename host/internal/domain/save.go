@@ -164,6 +164,9 @@ func (j *job) explainSave(s *state, err error) error {
 	case outcomeOf(err) == orphaned:
 		return verr.New(verr.OperationFailed, "save of domain '%s': its driver ended in the middle: %w", s.Name, err)
 	}
+	if e := verr.From(err); e.Code == verr.OperationFailed {
+		return verr.New(e.Code, "domain '%s' cannot be saved to '%s': %w", s.Name, s.saving.Path, e)
+	}
 	return err
 }
 

@@ -197,7 +197,7 @@ func (f *File) read(from io.ReaderAt, size int64) error {
 	case !f.complete:
 		return ErrIncomplete
 	case size < f.layout.streamOffset || uint64(size-f.layout.streamOffset) < f.length:
-		return fmt.Errorf("%w: it is cut off: it has %d bytes, and its stream should have %d", ErrCorrupt, size, f.length)
+		return fmt.Errorf("%w: it is cut off: it has %d bytes of %d", ErrCorrupt, size, uint64(f.layout.streamOffset)+f.length)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync/atomic"
 
@@ -64,8 +65,11 @@ func (c *Copy) Save(file *os.File, from io.Reader) error {
 		return errors.Join(fmt.Errorf("write state of guest: %w", err), sink.Close())
 	}
 	err = c.move(encoder, from)
-	if err = errors.Join(err, encoder.Close(), sink.Close()); err != nil {
-		return fmt.Errorf("write state of guest: %w", err)
+	if cerr := errors.Join(encoder.Close(), sink.Close()); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write state of guest: %w", plain(err))
 	}
 	if err := file.Sync(); err != nil {
 		return fmt.Errorf("write state of guest: %w", err)
@@ -88,10 +92,22 @@ func (c *Copy) Restore(to io.Writer, file *os.File) error {
 	if errors.Is(err, unix.EPIPE) {
 		err = nil
 	}
-	if err = errors.Join(err, decoder.Close(), source.Close()); err != nil {
-		return fmt.Errorf("read state of guest: %w", err)
+	if cerr := errors.Join(decoder.Close(), source.Close()); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("read state of guest: %w", plain(err))
 	}
 	return nil
+}
+
+// plain is what the system says: the files here have no names that mean anything to a person.
+func plain(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // move copies and counts.

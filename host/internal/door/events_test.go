@@ -111,7 +111,8 @@ func TestEveryKindOfEvent(t *testing.T) {
 		{"sleep", &pb.Event{Event: &pb.Event_PmSuspend{PmSuspend: &pb.PMSuspendEvent{}}}, []int32{270, 330}, &libvirt.DomainEventCallbackPmsuspendMsg{}},
 		{"hibernation", &pb.Event{Event: &pb.Event_PmSuspend{PmSuspend: &pb.PMSuspendEvent{Disk: true}}}, []int32{292, 332}, &libvirt.DomainEventCallbackPmsuspendDiskMsg{}},
 		{
-			"end of a job", &pb.Event{Event: &pb.Event_JobCompleted{JobCompleted: &pb.JobCompletedEvent{Operation: 2, TotalBytes: 5}}}, []int32{363},
+			"end of a job", &pb.Event{Event: &pb.Event_JobCompleted{JobCompleted: &pb.JobCompletedEvent{Operation: 2, TotalBytes: 5}}},
+			[]int32{363},
 			&libvirt.DomainEventCallbackJobCompletedMsg{},
 		},
 		{"agent", &pb.Event{Event: &pb.Event_AgentLifecycle{AgentLifecycle: &pb.AgentLifecycleEvent{State: 1}}}, []int32{348}, &libvirt.DomainEventCallbackAgentLifecycleMsg{}},

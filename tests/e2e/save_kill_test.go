@@ -47,7 +47,7 @@ func TestKillsWhileAGuestIsSaved(t *testing.T) {
 	s := &sleeper{siege: siege, name: "sleeper", image: image, outcomes: map[string]int{}}
 	s.beginWith(linuxGuest(s.name, image))
 	s.last = countsOn(t, image, 2, bootWait)
-	for i := range 16 {
+	for i := range 12 {
 		kinds := []rig.Kind{killable[s.random.IntN(len(killable))]}
 		if i%3 == 2 {
 			kinds = killable
@@ -69,7 +69,7 @@ func TestKillsWhileAPretendedGuestIsSaved(t *testing.T) {
 	slow := faults(`<lodge:fail point="save.write" action="delay(15)"/><lodge:fail point="save.done" action="delay(10)"/>
 		<lodge:fail point="restore" action="delay(10)"/><lodge:fail point="restore.done" action="delay(10)"/>`)
 	s.beginWith(testDomain(s.name, disk(s.siege.image(s.name)), slow))
-	for i := range 60 {
+	for i := range 40 {
 		s.round(i, 120*time.Millisecond, killable[s.random.IntN(len(killable))])
 	}
 	t.Logf("rounds have come to %v", s.outcomes)

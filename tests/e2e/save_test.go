@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +173,37 @@ func TestSaveIsSeenAndAborted(t *testing.T) {
 		t.Errorf("left are %v, %v", left, err)
 	}
 	virsh(t, h, testURI, "save", "slow", file)
+}
+
+// TestFileOfLibvirtIsRestored puts a guest's state into a file as libvirt's qemu driver makes it.
+func TestFileOfLibvirtIsRestored(t *testing.T) {
+	need(t, "virsh", "qemu-system-x86_64")
+	h := startHost(t)
+	ours, theirs := filepath.Join(h.Dir, "ours"), filepath.Join(h.Dir, "theirs")
+	virsh(t, h, qemuURI, "create", write(t, "d.xml", qemuDomain("immigrant", "")))
+	virsh(t, h, qemuURI, "save", "immigrant", ours)
+	xml := virsh(t, h, qemuURI, "save-image-dumpxml", ours)
+	file, err := os.ReadFile(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := file[binary.BigEndian.Uint64(file[24:]):]
+	// Magic; version, size of what follows, that the guest ran, no compression, where the definition ends; and 14 numbers of nothing.
+	header := []byte("LibvirtQemudSave")
+	for _, n := range []uint32{2, uint32(len(xml) + 1), 1, 0, uint32(len(xml) + 1)} {
+		header = binary.LittleEndian.AppendUint32(header, n)
+	}
+	header = append(header, make([]byte, 14*4)...)
+	if err := os.WriteFile(theirs, slices.Concat(header, []byte(xml), []byte{0}, state), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, []command{
+		{name: "its definition is shown", args: "save-image-dumpxml FILE", want: `<name>immigrant</name>`},
+		{name: "it is not changed", args: "save-image-define FILE " + write(t, "same.xml", xml), want: `made by libvirt`, fails: true},
+		{name: "it is not read past the page cache", args: "restore FILE --bypass-cache", want: `page cache`, fails: true},
+		{name: "it is restored", args: "restore FILE", want: `Domain restored from`},
+		{name: "and runs", args: "domstate immigrant --reason", want: `^running \(restored\)`},
+	}, func(args ...string) (string, error) { return virshLoud(t, h, qemuURI, args...) }, theirs)
 }
 
 // pythonSaves does what virsh cannot: typed parameters, flags, and the event of a job's end.

@@ -46,8 +46,12 @@ type JobInfo struct {
 	Total, Processed, Remaining uint64
 }
 
+// patience is how long a driver may say nothing, and how long nothing may move.
+type patience struct{ silence, still time.Duration }
+
 // work is a save or restore under way.
 type work struct {
+	patience
 	operation int32
 	began     time.Time
 	// abort ends it; nil where that is not possible.
@@ -65,7 +69,7 @@ func (w *work) info() *JobInfo {
 
 // beginWork lets clients see a long job. The function that it returns ends that; a job that was completed is remembered.
 func (d *Domain) beginWork(operation int32, abort context.CancelCauseFunc) (*work, func(completed bool)) {
-	w := &work{operation: operation, began: time.Now(), abort: abort}
+	w := &work{patience: patience{driverSilence, noProgress}, operation: operation, began: time.Now(), abort: abort}
 	d.work.Store(w)
 	return w, func(completed bool) {
 		if completed {
@@ -120,9 +124,9 @@ func follow[M any, P interface {
 	*M
 	moving
 }](ctx context.Context, cancel context.CancelCauseFunc, w *work, stream grpc.ServerStreamingClient[M], take func(P) (last bool)) error {
-	silent := time.AfterFunc(driverSilence, func() { cancel(errSilent) })
+	silent := time.AfterFunc(w.silence, func() { cancel(errSilent) })
 	defer silent.Stop()
-	still := time.AfterFunc(noProgress, func() { cancel(errStill) })
+	still := time.AfterFunc(w.still, func() { cancel(errStill) })
 	defer still.Stop()
 	processed := uint64(0)
 	for {
@@ -135,11 +139,11 @@ func follow[M any, P interface {
 		case err != nil:
 			return err
 		}
-		silent.Reset(driverSilence)
+		silent.Reset(w.silence)
 		if p := P(msg).GetProgress(); p != nil {
 			if p.GetProcessedBytes() > processed {
 				processed = p.GetProcessedBytes()
-				still.Reset(noProgress)
+				still.Reset(w.still)
 			}
 			if p.GetTotalBytes() > 0 {
 				w.last.Store(p)

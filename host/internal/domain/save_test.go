@@ -616,3 +616,52 @@ func TestDriverDiesAtEveryPoint(t *testing.T) {
 		})
 	}
 }
+
+// slowStream is what a driver tells, with pauses; after the last message it is silent.
+type slowStream struct {
+	grpc.ServerStreamingClient[pb.SaveResponse]
+	ctx   context.Context
+	every time.Duration
+	// processed are the bytes of each message.
+	processed []uint64
+}
+
+func (s *slowStream) Recv() (*pb.SaveResponse, error) {
+	pause := s.every
+	if len(s.processed) == 0 {
+		pause = time.Hour
+	}
+	select {
+	case <-time.After(pause):
+	case <-s.ctx.Done():
+		return nil, status.FromContextError(s.ctx.Err()).Err()
+	}
+	p := &pb.SaveProgress{TotalBytes: 100, ProcessedBytes: s.processed[0]}
+	s.processed = s.processed[1:]
+	return &pb.SaveResponse{Message: &pb.SaveResponse_Progress{Progress: p}}, nil
+}
+
+func TestPatienceWithADriver(t *testing.T) {
+	for name, c := range map[string]struct {
+		patience
+		processed []uint64
+		want      error
+	}{
+		"it says nothing any more":    {patience{80 * time.Millisecond, time.Minute}, []uint64{1, 2, 3}, errSilent},
+		"it speaks and nothing moves": {patience{time.Minute, 80 * time.Millisecond}, slices.Repeat([]uint64{7}, 100), errStill},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			w := &work{patience: c.patience}
+			stream := &slowStream{ctx: ctx, every: 10 * time.Millisecond, processed: c.processed}
+			err := follow(ctx, cancel, w, stream, func(*pb.SaveResponse) bool { return false })
+			if !errors.Is(err, c.want) || outcomeOf(err) != slow || !verr.Is(err, verr.OperationTimeout) {
+				t.Errorf("error is %v, want %v", err, c.want)
+			}
+			if info := w.info(); info.Total != 100 || info.Processed == 0 {
+				t.Errorf("progress is %+v", info)
+			}
+		})
+	}
+}

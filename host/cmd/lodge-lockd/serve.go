@@ -146,7 +146,8 @@ func (c *control) serveSockets(ctx context.Context, table *leases.Table, left *r
 		return err
 	}
 	c.program.Hub, c.program.Locks = connections, server
-	c.logger.Info("lock daemon is ready", "pid", os.Getpid(), "socket", c.opts.socket, "leases", len(table.List()))
+	n := table.Counts()
+	c.logger.Info("lock daemon is ready", "pid", os.Getpid(), "socket", c.opts.socket, "leases", n.Held+n.Unproven+n.Lost)
 	c.ready()
 	var all sync.WaitGroup
 	all.Go(func() { c.run(ctx, end) })

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ownKey is the key of what only our daemon knows.
@@ -33,7 +34,7 @@ type State struct {
 	// Default is the lockspace of paths, Lockspaces are the folders.
 	Default    Lockspace
 	Lockspaces []Lockspace
-	// Own is what only our daemon writes and reads: nil if virtlockd wrote the document.
+	// Own is what only our daemon writes and reads: nil if virtlockd wrote the document. It must be good JSON.
 	Own json.RawMessage
 }
 
@@ -148,9 +149,10 @@ func Parse(text []byte) (*State, error) {
 	return s, nil
 }
 
-// ParseHead reads the beginning of a document that our daemon wrote: all but the lockspaces, which its own part makes unnecessary and which
-// are most of a document. It reports false if the document begins otherwise; then it is Parse that knows what is wrong, if anything.
-func ParseHead(text []byte) (*State, bool) {
+// ParseHead reads the beginning of a document that our daemon wrote: its own part, which is decoded into what own points to, and all but the
+// lockspaces, which that part makes unnecessary and which are most of a document. It reports false if the document begins otherwise;
+// then it is Parse that knows what is wrong, if anything.
+func ParseHead(text []byte, own any) (*State, bool) {
 	in := json.NewDecoder(bytes.NewReader(text))
 	if first, err := in.Token(); err != nil || first != json.Delim('{') {
 		return nil, false
@@ -160,7 +162,7 @@ func ParseHead(text []byte) (*State, bool) {
 	for _, part := range []struct {
 		key  string
 		into any
-	}{{ownKey, &s.Own}, {"magic", &s.Magic}, {"daemon", &daemon}} {
+	}{{ownKey, own}, {"magic", &s.Magic}, {"daemon", &daemon}} {
 		key, err := in.Token()
 		if err != nil || key != part.key || in.Decode(part.into) != nil {
 			return nil, false
@@ -191,10 +193,16 @@ func (s *State) Append(b []byte) ([]byte, error) {
 	if err != nil {
 		return b, fmt.Errorf("write state: %w", err)
 	}
-	if len(text) > MaxSize {
-		return b, fmt.Errorf("write state: %d bytes, at most %d can be read", len(text), MaxSize)
+	if n := len(text) + len(s.Own) + len(ownKey); n > MaxSize {
+		return b, fmt.Errorf("write state: %d bytes, at most %d can be read", n, MaxSize)
 	}
-	return append(b, text...), nil
+	if s.Own == nil {
+		return append(b, text...), nil
+	}
+	// What ParseHead reads comes first. It goes in as it is: encoding/json would copy it twice.
+	b = fmt.Appendf(slices.Grow(b, len(text)+len(s.Own)+len(ownKey)+8), `{"%s":`, ownKey)
+	b = append(append(b, s.Own...), ',')
+	return append(b, text[1:]...), nil
 }
 
 // MarshalJSON writes the part about a daemon.

@@ -365,14 +365,13 @@ func wireOf(s *State) any {
 	for i, l := range s.Lockspaces {
 		spaces[i] = wireLockspaceOf(l)
 	}
-	// What ParseHead reads comes first.
+	// What ParseHead reads comes first, but for the own part, which goes before all of this.
 	return struct {
-		Own        json.RawMessage `json:"lodge,omitempty"`
 		Magic      string          `json:"magic"`
 		Daemon     wireToday       `json:"daemon"`
 		Default    wireLockspace   `json:"defaultLockspace"`
 		Lockspaces []wireLockspace `json:"lockspaces"`
-	}{s.Own, s.Magic, wireDaemonOf(s.Daemon), space, spaces}
+	}{s.Magic, wireDaemonOf(s.Daemon), space, spaces}
 }
 
 func wireDaemonOf(d Daemon) (out wireToday) {

@@ -79,9 +79,10 @@ func (p *Predecessor) load() {
 	}
 	var state *lockstate.State
 	if err == nil {
+		var mine own
 		var ok bool
 		// Where our own part can be used, the rest says nothing more.
-		if state, ok = lockstate.ParseHead(text); !ok || p.readOwn(state) != nil {
+		if state, ok = lockstate.ParseHead(text, &mine); !ok || p.use(&mine) != nil {
 			state, err = lockstate.Parse(text)
 		}
 	}
@@ -99,22 +100,18 @@ func (p *Predecessor) load() {
 	}
 }
 
-// readOwn reads our own part of the state.
-func (p *Predecessor) readOwn(s *lockstate.State) error {
-	var mine own
-	err := json.Unmarshal(s.Own, &mine)
-	if err == nil && mine.Version != version {
-		err = fmt.Errorf("it is of version %d", mine.Version)
-	}
+// use takes what our own part says, if it can be understood.
+func (p *Predecessor) use(mine *own) error {
 	var locks []leases.Inherited
-	if err == nil {
+	err := fmt.Errorf("it is of version %d", mine.Version)
+	if mine.Version == version {
 		locks, err = mine.inherited()
 	}
 	if err != nil {
 		p.log.Warn("a part of the predecessor's state is not understood, and not used", "error", err)
 		return err
 	}
-	p.own, p.pidFile = &mine, mine.PIDFile
+	p.own, p.pidFile = mine, mine.PIDFile
 	p.locks.Spaces = mine.Spaces[min(1, len(mine.Spaces)):]
 	for _, l := range locks {
 		if p.isFile(l.FD) {

@@ -1,8 +1,8 @@
 package journal
 
 import (
-	"cmp"
 	"encoding/binary"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -116,29 +116,44 @@ func (s *State) apply(r Record) {
 	}
 }
 
-// records returns the shortest journal that says the same.
-func (s *State) records() []Record {
-	out := []Record{{Op: Boot, Boot: s.Boot, Next: s.Next}}
-	for _, space := range slices.Sorted(maps.Keys(s.Spaces)) {
-		out = append(out, Record{Op: Space, Space: space})
+// records are the shortest journal that says the same. Each is good until the next one.
+func (s *State) records() iter.Seq[*Record] {
+	return func(yield func(*Record) bool) {
+		if !yield(&Record{Op: Boot, Boot: s.Boot, Next: s.Next}) {
+			return
+		}
+		for _, space := range slices.Sorted(maps.Keys(s.Spaces)) {
+			if !yield(&Record{Op: Space, Space: space}) {
+				return
+			}
+		}
+		rec := Record{Op: Acquire, Leases: make([]Lease, 1)}
+		for _, n := range slices.Sorted(maps.Keys(s.Leases)) {
+			rec.Leases[0] = s.Leases[n]
+			rec.Owner = rec.Leases[0].Owner
+			if !yield(&rec) {
+				return
+			}
+		}
 	}
-	for _, l := range s.Sorted() {
-		out = append(out, Record{Op: Acquire, Owner: l.Owner, Leases: []Lease{l}})
-	}
-	return out
 }
 
 // Sorted returns the leases in the order of their numbers.
 func (s *State) Sorted() []Lease {
-	return slices.SortedFunc(maps.Values(s.Leases), func(a, b Lease) int { return cmp.Compare(a.Number, b.Number) })
+	numbers := slices.Sorted(maps.Keys(s.Leases))
+	out := make([]Lease, len(numbers))
+	for i, n := range numbers {
+		out[i] = s.Leases[n]
+	}
+	return out
 }
 
 // dump returns the shortest file that says the same.
 func (s *State) dump(salt uint64) []byte {
 	out := newFile(salt)
 	var buf []byte
-	for _, r := range s.records() {
-		buf = appendRecord(buf[:0], &r)
+	for r := range s.records() {
+		buf = appendRecord(buf[:0], r)
 		out = appendFrame(out, salt, buf)
 	}
 	return out

@@ -63,10 +63,10 @@ func folderMode() os.FileMode {
 }
 
 // listen takes the sockets that systemd has passed, and makes those that it has not. Those that a predecessor in this process has left are
-// there already: systemd's are among them.
+// there already: systemd's are among them, and the numbers by which they were passed to it may be those of locks now.
 func (o options) listen(log hclog.Logger, left *reexec.Predecessor) (sockets, error) {
 	var s sockets
-	if !left.Listening(lockserver.Name) {
+	if !left.Left() {
 		var err error
 		if s, err = passed(log); err != nil {
 			return s, err

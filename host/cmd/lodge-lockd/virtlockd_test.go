@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
 	"github.com/lodgevirt/lodge/host/internal/virtlockdtest"
 )
@@ -386,7 +387,8 @@ func TestSystemdPassesSocketsAndIsTold(t *testing.T) {
 }
 
 func systemdPasses(t *testing.T, names string) {
-	d := virtlockdtest.Prepare(t, asVirtlockd(t))
+	program := asVirtlockd(t)
+	d := virtlockdtest.Prepare(t, program)
 	if err := os.Mkdir(filepath.Dir(d.Socket), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +410,7 @@ func systemdPasses(t *testing.T, names string) {
 		return string(b[:n])
 	}
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
-		`mount --bind "$0" /run && LISTEN_PID=$$ exec "$1" -f /dev/null`, d.Dir, asVirtlockd(t))
+		`mount --bind "$0" /run && LISTEN_PID=$$ exec "$1" -f /dev/null`, d.Dir, program)
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=2", "NOTIFY_SOCKET=/run/notify")
 	if names != "" {
 		cmd.Env = append(cmd.Env, "LISTEN_FDNAMES="+names)
@@ -452,6 +454,7 @@ func systemdPasses(t *testing.T, names string) {
 	if got := told(); got != "READY=1" {
 		t.Errorf("systemd is told %q", got)
 	}
+	replacedUnderSystemd(t, d, cmd.Process, program, told)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -462,6 +465,55 @@ func systemdPasses(t *testing.T, names string) {
 	for _, path := range []string{d.Socket, d.AdminSocket} {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("a socket of systemd's is gone: %v", err)
+		}
+	}
+}
+
+// replacedUnderSystemd replaces the program of a daemon that systemd has passed sockets to. It listens on, also when its state is lost: the
+// numbers in its environment mean other descriptors by then.
+func replacedUnderSystemd(t *testing.T, d *virtlockdtest.Daemon, process *os.Process, program string, told func() string) {
+	t.Helper()
+	locks := filepath.Join(d.Dir, "locks")
+	c := dialClassic(t, d.Socket)
+	if err := c.call(lockproto.ClassicRegister, ownerArgs(startSleep(t))); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.call(lockproto.ClassicCreateLockspace, &lockproto.CreateLockspaceArgs{Path: locks}); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		args := &lockproto.ResourceArgs{Path: locks, Name: fmt.Sprint(n), Flags: lockproto.ClassicAutocreate}
+		if err := c.call(lockproto.ClassicAcquireResource, args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, lost := range []bool{false, true} {
+		if lost {
+			p := &installed{t: t, path: program}
+			p.script(fmt.Sprintf("#!/bin/bash\nrm /run/virtlockd-restart-exec.json\nexec -a virtlockd %q \"$@\"\n", os.Args[0]))
+		}
+		if err := process.Signal(syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		if got := told(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+			t.Errorf("systemd is told %q", got)
+		}
+		if got := told(); got != "READY=1" {
+			t.Errorf("systemd is told %q", got)
+		}
+		client := lockclient.New(d.Socket)
+		defer client.Close()
+		all, err := client.List(t.Context())
+		if err != nil || len(all) != 10 {
+			t.Errorf("%d leases, %v", len(all), err)
+		}
+		for _, l := range all {
+			if l.State != lockclient.Held || !l.Classic {
+				t.Errorf("lease %+v", l)
+			}
+		}
+		if got := virtAdmin(t, d, "server-list"); got.code != 0 {
+			t.Errorf("virt-admin says %+v", got)
 		}
 	}
 }

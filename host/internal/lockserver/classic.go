@@ -246,7 +246,9 @@ func (c *classic) left(why error) {
 		return
 	}
 	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
+	c.server.fences.Add(1)
 	c.server.work.Go(func() {
+		defer c.server.fences.Add(-1)
 		if err := fence(c.server.calls, id); err != nil {
 			c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
 		}

@@ -2,6 +2,7 @@ package lockserver_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -132,6 +133,35 @@ func TestOwnerThatLetsGoOfItsConnectionIsEnded(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+func TestReplacementWaitsForOwnersThatAreBeingEnded(t *testing.T) {
+	r := newRig(t)
+	image := filepath.Join(r.dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], image, "stubborn")
+	cmd.Env = append(os.Environ(), roleVariable+"="+r.socket)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	eventually(t, "nobody is being ended", func() bool { return errors.Is(r.Fenced(over), context.Canceled) })
+	if err := r.Fenced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// It was told to end, did not, and was killed by now.
+	var exit *exec.ExitError
+	if err := <-ended; !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+		t.Errorf("owner ended with %v", exit)
 	}
 }
 

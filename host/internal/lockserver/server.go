@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,6 +28,8 @@ const (
 	DefaultClients = 1024
 	// callTimeout bounds how long a call waits for its owner's turn.
 	callTimeout = 20 * time.Second
+	// fenceLook is how often Fenced looks.
+	fenceLook = 10 * time.Millisecond
 	// callsPerClient bounds the parallel calls of one connection of our own program.
 	callsPerClient = 64
 )
@@ -57,6 +60,8 @@ type Server struct {
 	calls  context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	// fences counts owners that are being ended.
+	fences atomic.Int32
 }
 
 // New adds the service to the hub, without listeners yet.
@@ -79,6 +84,21 @@ func (s *Server) Listen(l hub.Listener) error { return s.service.Listen(l) }
 func (s *Server) Close() {
 	s.cancel()
 	s.work.Wait()
+}
+
+// Fenced waits until no owner that has let go of its connection is being ended, or the context ends. Nobody would go on with that after
+// the program was replaced.
+func (s *Server) Fenced(ctx context.Context) error {
+	tick := time.NewTicker(fenceLook)
+	defer tick.Stop()
+	for s.fences.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for lock owners that are being ended: %w", ctx.Err())
+		}
+	}
+	return nil
 }
 
 // open makes the session of a new connection, or refuses its peer.

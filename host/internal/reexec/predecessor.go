@@ -36,6 +36,8 @@ type Predecessor struct {
 	used  map[int]bool
 	// pidFile is the descriptor of the pid file, or -1.
 	pidFile int
+	// sure says that there was one of ours, whatever it has left.
+	sure bool
 	// doubtful says that the state tells something of descriptors that is not so.
 	doubtful bool
 }
@@ -52,11 +54,13 @@ type Places struct {
 // opens such descriptors, and always returns a Predecessor.
 func Find(at Places, log hclog.Logger) *Predecessor {
 	p := &Predecessor{log: log, at: at, found: map[string][]hub.Listener{}, used: map[int]bool{0: true, 1: true, 2: true}, pidFile: -1}
+	p.sure = replaced()
+	os.Unsetenv(variable)
 	p.load()
 	if p.own == nil || p.doubtful {
 		p.addUndescribed()
 	}
-	if p.state == nil {
+	if p.state == nil && p.Left() {
 		p.scan()
 	}
 	return p
@@ -64,7 +68,7 @@ func Find(at Places, log hclog.Logger) *Predecessor {
 
 // Expected reports whether Find will find something, for whoever must know before the time for Find has come. It changes nothing.
 func Expected(state string) bool {
-	if lockstate.Names(state, strconv.Itoa(os.Getpid())) {
+	if replaced() || lockstate.Names(state, strconv.Itoa(os.Getpid())) {
 		return true
 	}
 	locks, err := lockspace.Scan()
@@ -147,7 +151,7 @@ func (p *Predecessor) readTheirs() {
 }
 
 // Left reports whether there is anything that a predecessor has left, so that this process must not end without need.
-func (p *Predecessor) Left() bool { return p.state != nil || len(p.locks.Locks)+len(p.found) > 0 }
+func (p *Predecessor) Left() bool { return p.sure || p.state != nil || len(p.locks.Locks) > 0 }
 
 // Leases returns the locks that this process has had all the time.
 func (p *Predecessor) Leases() leases.Inheritance { return p.locks }

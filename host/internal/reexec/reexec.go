@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,9 @@ import (
 
 // quiesce bounds how long Replace waits for calls under way.
 const quiesce = 3 * time.Second
+
+// variable tells a program of ours that it was executed by Replace, in the process with that number.
+const variable = "LODGE_REPLACED"
 
 // self is the program that runs now, even if its file was removed.
 const self = "/proc/self/exe"
@@ -69,6 +73,9 @@ func (p *Program) Replace(ctx context.Context) error {
 	defer debug.SetGCPercent(percent)
 	ctx, cancel := context.WithTimeout(ctx, quiesce)
 	defer cancel()
+	if err := p.Locks.Fenced(ctx); err != nil {
+		return fmt.Errorf("replace program: %w", err)
+	}
 	begun := time.Now()
 	frozen, err := p.Hub.Freeze(ctx)
 	if err != nil {
@@ -99,8 +106,12 @@ func (p *Program) Replace(ctx context.Context) error {
 			return fmt.Errorf("replace program: %w", err)
 		}
 	}
-	return fmt.Errorf("replace program by %q: %w", program, unix.Exec(program, p.Args, os.Environ()))
+	env := append(os.Environ(), variable+"="+strconv.Itoa(os.Getpid()))
+	return fmt.Errorf("replace program by %q: %w", program, unix.Exec(program, p.Args, env))
 }
+
+// replaced reports whether Replace has executed this program.
+func replaced() bool { return os.Getenv(variable) == strconv.Itoa(os.Getpid()) }
 
 // posixMajor and posixMinor are the version of Linux from which on a process with several threads keeps its POSIX locks across execve.
 const posixMajor, posixMinor = 5, 11

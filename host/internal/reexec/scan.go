@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -70,32 +71,46 @@ func socket(fd int) (path string, listens bool, err error) {
 // scan looks for listeners of the services that no state has told of. Connections that it finds are closed, because nobody knows what their
 // clients have been told: those of ours connect again.
 func (p *Predecessor) scan() {
-	names := map[string]string{}
-	for name, path := range p.at.Sockets {
-		if path != "" {
-			names[path] = name
+	all := descriptors()
+	bound := map[string]bool{}
+	for _, fd := range all {
+		path, listens, err := socket(fd)
+		if err != nil || !listens || p.used[fd] {
+			continue
 		}
+		name := p.serviceAt(path)
+		if name == "" {
+			continue
+		}
+		// It may be systemd's: the file is left to whoever listens next, who replaces one that nobody serves.
+		p.used[fd], bound[path] = true, true
+		p.found[name] = append(p.found[name], hub.Listener{FD: fd})
 	}
 	closed := 0
-	for _, fd := range descriptors() {
-		path, listens, err := socket(fd)
-		name, ours := names[path]
-		switch {
-		case err != nil || !ours || p.used[fd]:
-		case !listens:
+	for _, fd := range all {
+		if path, listens, err := socket(fd); err == nil && !listens && bound[path] && !p.used[fd] {
 			unix.Close(fd)
 			closed++
-		case os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && p.state == nil:
-			// systemd's, which is told by the environment what they are.
-		default:
-			p.used[fd] = true
-			p.found[name] = append(p.found[name], hub.Listener{FD: fd, Path: path})
 		}
 	}
-	if len(p.locks.Locks)+len(p.found)+closed > 0 {
-		p.log.Error("a predecessor has left no good state: what its descriptors tell is used",
-			"locks", len(p.locks.Locks), "services", len(p.found), "closed_connections", closed)
+	p.log.Error("a predecessor has left no good state: what its descriptors tell is used",
+		"locks", len(p.locks.Locks), "services", len(p.found), "closed_connections", closed)
+}
+
+// serviceAt returns the service that listens at a path, or nothing. A listener that was bound elsewhere, such as in another mount
+// namespace, is told by its name.
+func (p *Predecessor) serviceAt(path string) string {
+	for name, at := range p.at.Sockets {
+		if path != "" && path == at {
+			return name
+		}
 	}
+	for name, at := range p.at.Sockets {
+		if path != "" && filepath.Base(path) == filepath.Base(at) {
+			return name
+		}
+	}
+	return ""
 }
 
 // addUndescribed adds the locks of this process that no state describes. Besides a state that is lost or wrong there is virtlockd's, which

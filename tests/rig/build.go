@@ -55,9 +55,10 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
-	for _, name := range []string{"qemu", "test"} {
-		targets["plugins/"+name] = filepath.Join(plugins, "lodge-plugin-"+name)
-		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", name, name+".toml"))
+	for _, folder := range []string{"qemu", "test", "storage/local"} {
+		name := filepath.Base(folder)
+		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)
+		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", folder, name+".toml"))
 		if err != nil {
 			return fmt.Errorf("read manifest: %w", err)
 		}

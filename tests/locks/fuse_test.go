@@ -1,6 +1,7 @@
 package locks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -175,9 +176,30 @@ type remote struct {
 	ids    uint32
 }
 
-// silence stops the server; speak lets it go on.
-func (r *remote) silence() { must(r.t, unix.Kill(r.server, unix.SIGSTOP)) }
-func (r *remote) speak()   { must(r.t, unix.Kill(r.server, unix.SIGCONT)) }
+// silence stops the server and returns once none of its threads runs: what one of them had begun to answer could not be given up.
+func (r *remote) silence() {
+	r.t.Helper()
+	must(r.t, unix.Kill(r.server, unix.SIGSTOP))
+	eventually(r.t, func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", r.server))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("look at the server: %d threads: %w", len(threads), err)
+		}
+		for _, thread := range threads {
+			text, err := os.ReadFile(thread)
+			if err != nil {
+				return err
+			}
+			if state := text[bytes.LastIndexByte(text, ')')+2]; state != 'T' {
+				return fmt.Errorf("a thread of the server is in state %c", state)
+			}
+		}
+		return nil
+	})
+}
+
+// speak lets the server go on.
+func (r *remote) speak() { must(r.t, unix.Kill(r.server, unix.SIGCONT)) }
 
 // another connects another owner.
 func (r *remote) another() *lockd.Client {

@@ -52,7 +52,7 @@ func TestDevicesOfADefinition(t *testing.T) {
 		"unknown flags of detach by alias":          {procDomainDetachDeviceAlias, &libvirt.DomainDetachDeviceAliasArgs{Dom: found.Dom, Alias: "x", Flags: 4}, 8},
 		"an alias that is not there":                {procDomainDetachDeviceAlias, &libvirt.DomainDetachDeviceAliasArgs{Dom: found.Dom, Alias: "x"}, 99},
 		"a device that is not there":                {procDomainDetachDeviceFlags, &libvirt.DomainDetachDeviceFlagsArgs{Dom: found.Dom, XML: drive}, 99},
-		"what is no device":                         {procDomainAttachDeviceFlags, &libvirt.DomainAttachDeviceFlagsArgs{Dom: found.Dom, XML: "<domain/>", Flags: 2}, 27},
+		"what is no device":                         {procDomainAttachDeviceFlags, &libvirt.DomainAttachDeviceFlagsArgs{Dom: found.Dom, XML: "<domain/>", Flags: 2}, 67},
 		"a device for a domain that does not exist": {procDomainAttachDevice, &libvirt.DomainAttachDeviceArgs{XML: drive}, 42},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -49,7 +49,7 @@ type layout struct {
 // layouts are the formats that are told apart by how they begin. Sources: docs/interop/qcow2.rst and docs/interop/qed_spec.rst of
 // QEMU, and VMware's Virtual Disk Format 5.0 for sparse extents.
 var layouts = []layout{
-	{"QFI\xfb", "qcow2", 24, 1, binary.BigEndian},
+	{qcowMagic, "qcow2", 24, 1, binary.BigEndian},
 	{"QED\x00", "qed", 48, 1, binary.LittleEndian},
 	{"KDMV", "vmdk", 12, 512, binary.LittleEndian},
 }
@@ -60,6 +60,8 @@ const (
 	// isoOffset is where an ISO 9660 image has its magic, see ECMA-119 8.4.
 	isoOffset = 16*2048 + 1
 	isoMagic  = "CD001"
+	// qcowMagic begins qcow images.
+	qcowMagic = "QFI\xfb"
 	// Versions of qcow images: the first one is a format of its own.
 	qcow1, qcow2, qcow3 = 1, 2, 3
 	// The longest names that the format allows, and how far extensions are read, in bytes.
@@ -135,74 +137,32 @@ func readUpTo(r io.ReaderAt, size int, at int64) ([]byte, error) {
 
 // qcow reads the rest of the header of a qcow or qcow2 image.
 func (img Image) qcow(r io.ReaderAt, head []byte) (Image, error) {
-	raw := Image{Format: "raw"}
-	if len(head) < 72 {
-		return raw, nil
-	}
-	extensions := int64(72)
-	switch version := binary.BigEndian.Uint32(head[4:]); version {
-	case qcow1:
+	if binary.BigEndian.Uint32(head[4:]) == qcow1 {
 		img.Format = "qcow"
 		return img, nil
-	case qcow2:
-		img.Compat = "0.10"
-	case qcow3:
-		if len(head) < 104 {
-			return raw, nil
-		}
+	}
+	q, err := parseQCOW2(head)
+	if err != nil {
+		return Image{Format: "raw"}, nil
+	}
+	img.Compat = "0.10"
+	if q.version == qcow3 {
 		img.Compat = "1.1"
 		img.ExtendedL2 = binary.BigEndian.Uint64(head[72:])&(1<<4) != 0
 		img.LazyRefcounts = binary.BigEndian.Uint64(head[80:])&1 != 0
-		extensions = int64(binary.BigEndian.Uint32(head[100:]))
-	default:
-		return raw, nil
 	}
 	const cryptLUKS = 2
 	img.Encrypted = binary.BigEndian.Uint32(head[32:]) == cryptLUKS
-	bits := binary.BigEndian.Uint32(head[20:])
-	if bits < minClusterBits || bits > maxClusterBits {
-		return raw, nil
+	img.ClusterSize = q.clusterSize
+	below, err := q.below(r)
+	if err != nil && !errors.Is(err, ErrFormat) {
+		return img, err
 	}
-	img.ClusterSize = 1 << bits
-	return img, img.below(r, binary.BigEndian.Uint64(head[8:]), binary.BigEndian.Uint32(head[16:]), extensions)
-}
-
-// below reads what an image says of the image below it. A name that is too long or not there is as good as none.
-func (img *Image) below(r io.ReaderAt, offset uint64, size uint32, extensions int64) error {
-	if offset == 0 || size == 0 || size > maxBackingName || offset > img.ClusterSize {
-		return nil
+	// A name that is broken or cannot be told is as good as none.
+	if printable(below.Name) && !hasProtocol(below.Name) {
+		img.Backing, img.BackingFormat = below.Name, knownFormat(below.Format)
 	}
-	name, err := readUpTo(r, int(size), int64(offset))
-	if err != nil {
-		return err
-	}
-	if len(name) < int(size) || !printable(string(name)) || hasProtocol(string(name)) {
-		return nil
-	}
-	img.Backing = string(name)
-	img.BackingFormat, err = backingFormat(r, extensions, int64(offset))
-	return err
-}
-
-// backingFormat looks for the extension that names the format of the image below.
-func backingFormat(r io.ReaderAt, at, end int64) (string, error) {
-	for end = min(end, at+maxExtensions); at+8 <= end; {
-		head, err := readUpTo(r, 8, at)
-		if err != nil || len(head) < 8 {
-			return "", err
-		}
-		kind, size := binary.BigEndian.Uint32(head), int64(binary.BigEndian.Uint32(head[4:]))
-		at += 8
-		switch {
-		case kind == extensionEnd:
-			return "", nil
-		case kind == extensionFormat && size <= maxFormatName:
-			name, err := readUpTo(r, int(size), at)
-			return knownFormat(strings.TrimRight(string(name), "\x00")), err
-		}
-		at += (size + 7) &^ 7
-	}
-	return "", nil
+	return img, nil
 }
 
 // backingFormats are the names that may be told on.

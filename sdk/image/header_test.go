@@ -85,6 +85,36 @@ func TestParseTellsOfReadErrors(t *testing.T) {
 	}
 }
 
+func TestBackingIsAsItStandsThereOrAnError(t *testing.T) {
+	good := header(gib, "nbd:host:1", "evil")
+	for name, tt := range map[string]struct {
+		image []byte
+		want  Below
+		err   error
+	}{
+		"what the header says":        {good, Below{"nbd:host:1", "evil"}, nil},
+		"no image below":              {header(gib, "", ""), Below{}, nil},
+		"a raw image":                 {make([]byte, 4096), Below{}, ErrFormat},
+		"the first version":           {change(good, 7, 1), Below{}, ErrFormat},
+		"absurd clusters":             {change(good, 23, 63), Below{}, ErrFormat},
+		"a name that is too long":     {change(good, 16, 0xff), Below{}, ErrFormat},
+		"a name outside the header":   {change(good, 11, 0xff), Below{}, ErrFormat},
+		"a name that is not there":    {good[:260], Below{}, ErrFormat},
+		"a format that is too long":   {change(good, 108, 0xff), Below{Name: "nbd:host:1"}, ErrFormat},
+		"a header that is cut off":    {good[:100], Below{}, ErrFormat},
+		"an extension before another": {change(good, 104, 1, 2, 3, 4, 0, 0, 0, 0), Below{Name: "nbd:host:1"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := Backing(bytes.NewReader(tt.image)); !errors.Is(err, tt.err) || got != tt.want {
+				t.Fatalf("read %+v, %v; want %+v, %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
+	if _, err := Backing(broken{}); !errors.Is(err, errBroken) {
+		t.Errorf("broken disk: %v", err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(header(gib, "", ""))
 	f.Add(header(gib, "../base", "qcow2"))

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/lodgevirt/lodge/sdk/image"
 )
 
 // create makes an image with the real qemu-img.
@@ -39,7 +41,7 @@ func TestBackingOfRealImages(t *testing.T) {
 	if got, err := ReadBacking(at("middle.qcow2"), Raw); got != nil || err != nil {
 		t.Errorf("a raw image was looked into: %v, %v", got, err)
 	}
-	if _, err := ReadBacking(at("base.raw"), QCOW2); !errors.Is(err, ErrFormat) {
+	if _, err := ReadBacking(at("base.raw"), QCOW2); !errors.Is(err, image.ErrFormat) {
 		t.Errorf("a raw image as qcow2: %v", err)
 	}
 }
@@ -48,13 +50,13 @@ func TestBackingImagesWithoutAFormatAreRawOrRefused(t *testing.T) {
 	dir := t.TempDir()
 	base, top := filepath.Join(dir, "base"), filepath.Join(dir, "top")
 	header := make([]byte, 512)
-	copy(header, magic)
-	header[7], header[15], header[19] = 2, 200, 4
+	copy(header, "QFI\xfb")
+	header[7], header[15], header[19], header[23] = 2, 200, 4, 16
 	copy(header[200:], "base")
 	if err := os.WriteFile(top, header, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for content, want := range map[string]error{"": nil, "plain text": nil, magic + "....": ErrAmbiguous, "KDMV": ErrAmbiguous} {
+	for content, want := range map[string]error{"": nil, "plain text": nil, "QFI\xfb....": ErrAmbiguous, "KDMV": ErrAmbiguous} {
 		if err := os.WriteFile(base, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -80,12 +82,12 @@ func TestBackingImagesElsewhereAreRefused(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	header := make([]byte, 256)
-	copy(header, magic)
-	header[7], header[14], header[19], header[103] = 3, 1, 4, 104
+	copy(header, "QFI\xfb")
+	header[7], header[14], header[19], header[23], header[103] = 3, 1, 4, 16, 104
 	f.Add(header)
-	f.Fuzz(func(t *testing.T, image []byte) {
-		b, err := parse(bytes.NewReader(image))
-		if err == nil && b != nil && (b.Path == "" || len(b.Path) > maxName || len(b.Format) > maxFormatName) {
+	f.Fuzz(func(t *testing.T, content []byte) {
+		b, err := parse(bytes.NewReader(content))
+		if err == nil && b != nil && (b.Path == "" || len(b.Path) > 1023 || len(b.Format) > 64) {
 			t.Errorf("read %+v", b)
 		}
 	})

@@ -10,7 +10,6 @@ package core
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +29,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockclient"
 	"github.com/lodgevirt/lodge/host/internal/lockmanager"
 	"github.com/lodgevirt/lodge/host/internal/node"
+	"github.com/lodgevirt/lodge/host/internal/pidfile"
 	"github.com/lodgevirt/lodge/host/internal/pool"
 	"github.com/lodgevirt/lodge/host/internal/secret"
 )
@@ -60,7 +60,7 @@ type Host struct {
 	cfg         Config
 	bootID      string
 	started     time.Time
-	lock        *os.File // on the pid file: one core for a layout
+	lock        *pidfile.File // one core for a layout
 	catalog     *catalog.Catalog
 	events      *event.Bus
 	machine     *node.Host
@@ -98,7 +98,7 @@ func (h *Host) open() error {
 	if err := h.cfg.Layout.Make(); err != nil {
 		return err
 	}
-	if h.lock, err = lockPID(filepath.Join(h.cfg.Layout.Run, "lodged.pid")); err != nil {
+	if h.lock, err = pidfile.Claim(filepath.Join(h.cfg.Layout.Run, "lodged.pid")); err != nil {
 		return err
 	}
 	if h.catalog, err = catalog.Open(h.cfg.Layout.Catalog()); err != nil {
@@ -193,7 +193,7 @@ func (h *Host) close() error {
 		errs = append(errs, h.catalog.Close())
 	}
 	if h.lock != nil {
-		errs = append(errs, h.lock.Close())
+		errs = append(errs, h.lock.Release())
 	}
 	return errors.Join(errs...)
 }
@@ -242,19 +242,4 @@ func (h *Host) endIdleLockDaemon() {
 	if err != nil {
 		h.cfg.Log.Warn("idle lock daemon could not be ended", "pid", st.PID, "error", err)
 	}
-}
-
-// lockPID makes sure that one core runs for a layout, and writes its pid.
-func lockPID(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open pid file: %w", err)
-	}
-	if err := flock(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock pid file %q: another lodged runs there: %w", path, err), f.Close())
-	}
-	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
-		return nil, errors.Join(fmt.Errorf("write pid file %q: %w", path, err), f.Close())
-	}
-	return f, nil
 }

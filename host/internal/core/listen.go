@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"syscall"
 
 	"github.com/lodgevirt/lodge/host/internal/admin"
 )
@@ -94,11 +93,4 @@ func chgrp(path, group string) error {
 		return fmt.Errorf("group %q has no number: %w", group, err)
 	}
 	return os.Chown(path, -1, gid)
-}
-
-func flock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
-
-func writePID(f *os.File) error {
-	_, err := fmt.Fprintf(f, "%d\n", os.Getpid())
-	return err
 }

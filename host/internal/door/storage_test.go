@@ -2,8 +2,6 @@ package door
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,16 +12,6 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/rpc"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 )
-
-// put writes an image into a folder.
-func put(t *testing.T, folder, name string) string {
-	t.Helper()
-	path := filepath.Join(folder, name)
-	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // pool defines and starts a pool.
 func (c *raw) pool(name string) libvirt.StoragePool {

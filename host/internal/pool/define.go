@@ -122,13 +122,15 @@ const (
 	buildKnown       = buildRepair | buildResize | buildNoOverwrite | buildOverwrite
 )
 
+var errOverwrite = storageError(verr.InvalidArg, "flags to overwrite and not to overwrite exclude each other")
+
 // buildOf says whether a start builds the pool first, and how.
 func buildOf(flags uint32) (build bool, how uint32, err error) {
 	switch {
 	case flags&^createKnown != 0:
 		return false, 0, unknownFlags(flags &^ createKnown)
 	case flags&createWithBuildOverwrite != 0 && flags&createWithBuildNoOverwrite != 0:
-		return false, 0, storageError(verr.InvalidArg, "flags to overwrite and not to overwrite exclude each other")
+		return false, 0, errOverwrite
 	case flags&createWithBuildOverwrite != 0:
 		how = buildOverwrite
 	case flags&createWithBuildNoOverwrite != 0:

@@ -126,7 +126,7 @@ func (p *Pool) Build(ctx context.Context, flags uint32) error {
 	case flags&^buildKnown != 0:
 		return unknownFlags(flags &^ buildKnown)
 	case flags&buildOverwrite != 0 && flags&buildNoOverwrite != 0:
-		return storageError(verr.InvalidArg, "flags to overwrite and not to overwrite exclude each other")
+		return errOverwrite
 	}
 	return p.rebuild(ctx, eventCreated, func(j *job) error { return j.build(flags) })
 }

@@ -21,11 +21,7 @@ import (
 // AttachDevice implements hypervisor.Devices. A controller that a device needs is plugged in before it, and stays whatever becomes of the
 // device.
 func (d *Driver) AttachDevice(ctx context.Context, req *pb.AttachDeviceRequest) (*pb.AttachDeviceResponse, error) {
-	dev, err := domxml.ParseDevice(req.GetDeviceXml())
-	if err != nil {
-		return nil, err
-	}
-	c, err := d.begin(ctx, req.GetGuest())
+	dev, c, err := d.beginDevice(ctx, req)
 	if err != nil {
 		return nil, err
 	}

@@ -19,11 +19,7 @@ import (
 // DetachDevice implements hypervisor.Devices. Buses without a say of the guest's (USB, SCSI) give a device up at once; on PCI the guest's
 // system has to, and one that has none never does.
 func (d *Driver) DetachDevice(ctx context.Context, req *pb.DetachDeviceRequest) (*pb.DetachDeviceResponse, error) {
-	like, err := domxml.ParseDevice(req.GetDeviceXml())
-	if err != nil {
-		return nil, err
-	}
-	c, err := d.begin(ctx, req.GetGuest())
+	like, c, err := d.beginDevice(ctx, req)
 	if err != nil {
 		return nil, err
 	}

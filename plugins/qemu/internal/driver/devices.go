@@ -119,6 +119,20 @@ func (d *Driver) begin(ctx context.Context, ref *pb.Guest) (*change, error) {
 	return d.beginWith(ctx, l, g)
 }
 
+// beginDevice is begin for a request that is about a device.
+func (d *Driver) beginDevice(ctx context.Context, req interface {
+	GetGuest() *pb.Guest
+	GetDeviceXml() string
+},
+) (domxml.Device, *change, error) {
+	dev, err := domxml.ParseDevice(req.GetDeviceXml())
+	if err != nil {
+		return domxml.Device{}, nil, err
+	}
+	c, err := d.begin(ctx, req.GetGuest())
+	return dev, c, err
+}
+
 func (d *Driver) beginWith(ctx context.Context, l *life, g *guest.Guest) (*change, error) {
 	select {
 	case l.devices.turn <- struct{}{}:

@@ -24,11 +24,7 @@ const (
 
 // UpdateDevice implements hypervisor.Devices: the media of drives, and the links of network cards.
 func (d *Driver) UpdateDevice(ctx context.Context, req *pb.UpdateDeviceRequest) (*pb.UpdateDeviceResponse, error) {
-	dev, err := domxml.ParseDevice(req.GetDeviceXml())
-	if err != nil {
-		return nil, err
-	}
-	c, err := d.begin(ctx, req.GetGuest())
+	dev, c, err := d.beginDevice(ctx, req)
 	if err != nil {
 		return nil, err
 	}

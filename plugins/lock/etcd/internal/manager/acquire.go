@@ -64,16 +64,26 @@ func checkRequired(conf *config.Config, name string, list []item, has int) error
 		record.Show(name), record.Show(unlocked))
 }
 
-// Prepare checks, and has nothing to make.
-func (m *Manager) Prepare(_ context.Context, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
-	conf, _, err := m.ready()
+// demand reads what a request wants, and for whom.
+func (m *Manager) demand(req interface {
+	GetOwner() *pb.Owner
+	GetResources() []*pb.Resource
+},
+) (*config.Config, []item, error) {
+	conf, err := m.ready()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := checkOwner(req.GetOwner()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	list, err := items(conf, req.GetResources())
+	return conf, list, err
+}
+
+// Prepare checks, and has nothing to make.
+func (m *Manager) Prepare(_ context.Context, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
+	conf, list, err := m.demand(req)
 	if err != nil {
 		return nil, err
 	}
@@ -98,14 +108,7 @@ func (m *Manager) want(info *pb.Owner, id record.ID, r *pb.Resource) store.Want 
 
 // Acquire takes all locks or none.
 func (m *Manager) Acquire(ctx context.Context, req *pb.AcquireRequest) (*pb.AcquireResponse, error) {
-	conf, _, err := m.ready()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkOwner(req.GetOwner()); err != nil {
-		return nil, err
-	}
-	list, err := items(conf, req.GetResources())
+	conf, list, err := m.demand(req)
 	if err != nil {
 		return nil, err
 	}

@@ -321,13 +321,13 @@ func (m *Manager) Diagnose(ctx context.Context) map[string]string {
 }
 
 // ready returns what calls need, or says that the manager is not configured.
-func (m *Manager) ready() (*config.Config, *work, error) {
+func (m *Manager) ready() (*config.Config, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.work == nil {
-		return nil, nil, verr.New(verr.OperationInvalid, "lock manager etcd is not configured")
+		return nil, verr.New(verr.OperationInvalid, "lock manager etcd is not configured")
 	}
-	return m.conf, m.work, nil
+	return m.conf, nil
 }
 
 // acquire takes a turn, and says whether it got it before the context ended.

@@ -382,7 +382,7 @@ func buryDead(owners map[record.Life]*owner) {
 
 // List tells all locks of this host.
 func (m *Manager) List(context.Context) ([]*pb.Lease, error) {
-	if _, _, err := m.ready(); err != nil {
+	if _, err := m.ready(); err != nil {
 		return nil, err
 	}
 	const most = 16384

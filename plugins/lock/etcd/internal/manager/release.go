@@ -12,7 +12,7 @@ import (
 
 // Release ends locks. It succeeds without etcd too, since what is released is used no more: etcd is told later, or the lease ends.
 func (m *Manager) Release(ctx context.Context, req *pb.ReleaseRequest) (*pb.ReleaseResponse, error) {
-	if _, _, err := m.ready(); err != nil {
+	if _, err := m.ready(); err != nil {
 		return nil, err
 	}
 	ids := map[record.ID]bool{}
@@ -193,14 +193,7 @@ func (r *release) unguard(ctx context.Context, post *guard.Post, all bool, g gua
 
 // Recover takes charge of the locks of a guest that lives, and takes again what is free.
 func (m *Manager) Recover(ctx context.Context, req *pb.RecoverRequest) (*pb.RecoverResponse, error) {
-	conf, _, err := m.ready()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkOwner(req.GetOwner()); err != nil {
-		return nil, err
-	}
-	list, err := items(conf, req.GetResources())
+	_, list, err := m.demand(req)
 	if err != nil {
 		return nil, err
 	}

@@ -64,9 +64,6 @@ func options(all []string) []string {
 	return []string{"-o", strings.Join(all, ",")}
 }
 
-// Escape makes a value one that an option may have.
-func Escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }
-
 // Create makes an image; one that is there is overwritten.
 func Create(ctx context.Context, i Image) error {
 	args := []string{"create", "-q", "-f", i.Format}

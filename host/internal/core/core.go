@@ -32,6 +32,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/pidfile"
 	"github.com/lodgevirt/lodge/host/internal/pool"
 	"github.com/lodgevirt/lodge/host/internal/secret"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 // eventsPerStart separates the sequence numbers of two starts of the core.
@@ -92,7 +93,7 @@ func New(cfg Config) (*Host, error) {
 
 func (h *Host) open() error {
 	var err error
-	if h.bootID, err = node.BootID(); err != nil {
+	if h.bootID, err = procfs.BootID(); err != nil {
 		return err
 	}
 	if err := h.cfg.Layout.Make(); err != nil {

@@ -251,18 +251,3 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseStat(f *testing.F) {
-	f.Add([]byte("1 (a) b) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2"))
-	f.Add([]byte(")"))
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		_, _ = parseStat(data)
-	})
-}
-
-func TestParseStatSkipsAnyName(t *testing.T) {
-	got, err := parseStat([]byte("1 (a) b) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 1 2"))
-	if err != nil || got != 99 {
-		t.Errorf("start time is %d, %v", got, err)
-	}
-}

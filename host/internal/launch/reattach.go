@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,10 +68,10 @@ func find(record Record, dir string) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reattach to process %d: %w", record.PID, err)
 	}
-	start, err := startTime(record.PID)
+	start, err := procfs.StartTime(record.PID)
 	if err != nil || start != record.StartTime || pidfdReadable(uintptr(fd)) {
 		_ = unix.Close(fd)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("reattach to process %d: %w", record.PID, err)
 		}
 		return nil, fmt.Errorf("reattach to process %d: %w", record.PID, ErrGone)

@@ -1,21 +1,18 @@
 package launch
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
+
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 const (
 	recordFile = "process.json"
 	maxRecord  = 64 << 10 // bytes
-	maxStat    = 4096     // bytes
 )
 
 // Record is how a process is found again.
@@ -79,43 +76,11 @@ func (r Record) write(dir string) error {
 	return nil
 }
 
-// startTime reads when a process started, in clock ticks after boot.
-func startTime(pid int) (uint64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("read start time: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxStat))
-	if err != nil {
-		return 0, fmt.Errorf("read start time: %w", err)
-	}
-	return parseStat(data)
-}
-
-// parseStat finds field 22 of /proc/PID/stat; the name, field 2, may contain anything.
-func parseStat(data []byte) (uint64, error) {
-	end := bytes.LastIndexByte(data, ')')
-	if end < 0 {
-		return 0, errors.New("parse stat: no name")
-	}
-	const afterName = 22 - 3
-	fields := strings.Fields(string(data[end+1:]))
-	if len(fields) <= afterName {
-		return 0, fmt.Errorf("parse stat: %d fields after the name", len(fields))
-	}
-	v, err := strconv.ParseUint(fields[afterName], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("parse stat: %w", err)
-	}
-	return v, nil
-}
-
 // bootID returns the kernel's, or nothing where it does not tell.
 func bootID() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id, err := procfs.BootID()
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(data))
+	return id
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,7 +70,7 @@ func newProcess(pid, pidfd int, cfg Config) (*Process, error) {
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 		return nil, errors.New("execute: this kernel has no pidfd, Linux 5.4 is needed")
 	}
-	start, err := startTime(pid)
+	start, err := procfs.StartTime(pid)
 	if err == nil && cfg.OpenFiles > 0 {
 		limit := unix.Rlimit{Cur: cfg.OpenFiles, Max: cfg.OpenFiles}
 		err = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)

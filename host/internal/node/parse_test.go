@@ -4,28 +4,13 @@ import (
 	"os"
 	"slices"
 	"testing"
-)
 
-func TestBootIDAndStartTimeNameThisProcess(t *testing.T) {
-	id, err := BootID()
-	if err != nil || len(id) != 36 {
-		t.Errorf("boot id %q, %v", id, err)
-	}
-	first, err := ProcessStartTime(os.Getpid())
-	if err != nil || first == 0 {
-		t.Errorf("start time %d, %v", first, err)
-	}
-	if init, err := ProcessStartTime(1); err != nil || init >= first {
-		t.Errorf("pid 1 started at %d, after this process at %d: %v", init, first, err)
-	}
-	if _, err := ProcessStartTime(0); err == nil {
-		t.Error("process 0 was found")
-	}
-}
+	"github.com/lodgevirt/lodge/sdk/procfs"
+)
 
 func TestCPUTimeIsThatOfOneProcess(t *testing.T) {
 	pid := os.Getpid()
-	start, err := ProcessStartTime(pid)
+	start, err := procfs.StartTime(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,22 +25,6 @@ func TestCPUTimeIsThatOfOneProcess(t *testing.T) {
 	for used := uint64(0); used == 0; { // until the first tick has been counted
 		if used, err = ProcessCPUTime(int32(pid), start); err != nil {
 			t.Fatal(err)
-		}
-	}
-}
-
-func TestStartTimeIsFoundBehindAnyName(t *testing.T) {
-	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20"
-	for name, stat := range map[string]string{
-		"a plain name": "5 (qemu)" + rest, "parentheses": "5 (a) (b))" + rest, "spaces and digits": "5 (x) S 9 9 9)" + rest,
-	} {
-		if got, err := parseStartTime(stat); err != nil || got != 777 {
-			t.Errorf("%s: %d, %v", name, got, err)
-		}
-	}
-	for _, stat := range []string{"", "5 (x)", "5 x S 1", "5 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x"} {
-		if got, err := parseStartTime(stat); err == nil {
-			t.Errorf("%q gave %d", stat, got)
 		}
 	}
 }
@@ -90,7 +59,6 @@ func FuzzParsers(f *testing.F) {
 	f.Add("0-3,8")
 	f.Add("Node 0 MemTotal:  2000 kB\n")
 	f.Add("processor : 0\n\nprocessor : 1")
-	f.Add("5 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777")
 	f.Fuzz(func(t *testing.T, text string) {
 		if list, err := parseList(text); err == nil && slices.IsSorted(list) {
 			again, err := parseList(formatList(list))
@@ -100,7 +68,6 @@ func FuzzParsers(f *testing.F) {
 		}
 		parseMeminfo(text)
 		parseCPUInfo(text)
-		_, _ = parseStartTime(text)
 		_, _ = parseCPUTimes([]string{text})
 		cacheSize(text)
 	})

@@ -3,7 +3,6 @@ package lockmanager
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -339,7 +339,7 @@ func sleeper(t *testing.T) *Process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	start, err := startTime(cmd.Process.Pid)
+	start, err := procfs.StartTime(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,18 +347,4 @@ func sleeper(t *testing.T) *Process {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}}
-}
-
-// startTime reads field 22 of proc_pid_stat(5) of a process whose name has no parentheses.
-func startTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("process %d has %d fields after its name", pid, len(fields))
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 // closeWait bounds how long Close waits for work that a file system holds up.
@@ -132,7 +133,7 @@ func Open(path string, log hclog.Logger) (*Table, error) { return TakeOver(path,
 // TakeOver is Open in a process that was executed anew and has kept descriptors of locks, which it takes over: no lock that is described
 // truly is let go even for a moment. What is described wrongly is logged and left alone.
 func TakeOver(path string, log hclog.Logger, in Inheritance) (*Table, error) {
-	boot, err := process.Boot()
+	boot, err := procfs.BootID()
 	if err != nil {
 		return nil, err
 	}

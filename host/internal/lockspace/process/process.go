@@ -6,17 +6,16 @@
 package process
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -180,42 +179,9 @@ func exited(fd int) bool {
 }
 
 func startTime(pid int32) (uint64, error) {
-	fd, err := unix.Open("/proc/"+strconv.Itoa(int(pid))+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return 0, ErrGone
+	start, err := procfs.StartTime(int(pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrGone
 	}
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	// The line has a name of at most 64 bytes and some fifty numbers.
-	var text [2048]byte
-	n, err := unix.Read(fd, text[:])
-	if errors.Is(err, unix.ESRCH) {
-		return 0, ErrGone
-	}
-	if err != nil {
-		return 0, err
-	}
-	return parseStat(text[:n])
-}
-
-// parseStat returns field 22 of /proc/PID/stat. The name in field 2 may hold blanks and parentheses, so counting starts after the
-// last closing one.
-func parseStat(text []byte) (uint64, error) {
-	const afterName = 22 - 3
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(fields) <= afterName {
-		return 0, errors.New("malformed stat file")
-	}
-	return strconv.ParseUint(string(fields[afterName]), 10, 64)
-}
-
-// Boot returns the identity of this boot of the machine, which pids and start times are good for.
-func Boot() (string, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
+	return start, err
 }

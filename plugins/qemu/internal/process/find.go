@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 // RecordName is the name of the record in a guest's runtime folder.
@@ -30,29 +32,6 @@ type Found struct {
 	Marker Marker
 	// Stage says that it is no guest yet.
 	Stage bool
-}
-
-// StartTime returns the start time of a process in clock ticks after boot: field 22 of proc_pid_stat(5).
-func StartTime(pid int) (uint64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, fmt.Errorf("read start time of process %d: %w", pid, err)
-	}
-	return parseStartTime(string(text))
-}
-
-// parseStartTime skips the command's name, which may hold anything, by its last parenthesis.
-func parseStartTime(stat string) (uint64, error) {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	const index = 22 - 3
-	if len(fields) <= index {
-		return 0, errors.New("read start time: line is too short")
-	}
-	start, err := strconv.ParseUint(fields[index], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read start time: %w", err)
-	}
-	return start, nil
 }
 
 // Find returns the processes that carry a marker with the driver and UUID, whatever their generation.
@@ -81,7 +60,7 @@ func claim(cmdline []byte) string {
 // Look reads the marker of one process. It is false for one without, and for one that has ended.
 func Look(pid int) (Found, bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	start, err := StartTime(pid)
+	start, err := procfs.StartTime(pid)
 	if err != nil {
 		return Found{}, false
 	}
@@ -93,7 +72,7 @@ func Look(pid int) (Found, bool) {
 	if err != nil || len(cmdline) == 0 {
 		return Found{}, false
 	}
-	again, err := StartTime(pid)
+	again, err := procfs.StartTime(pid)
 	if err != nil || again != start {
 		return Found{}, false
 	}

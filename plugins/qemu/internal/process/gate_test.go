@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,7 +108,7 @@ func TestGuestsProcessRegistersItselfAndKeepsTheConnection(t *testing.T) {
 			t.Errorf("process %d has registered, not %d", pid, ready.PID)
 		}
 	}
-	if start, err := StartTime(ready.PID); err != nil || start != ready.StartTime {
+	if start, err := procfs.StartTime(ready.PID); err != nil || start != ready.StartTime {
 		t.Errorf("start time is %d, %v; was %d", start, err, ready.StartTime)
 	}
 	found, err := Find(t.Context(), "test", spec.Marker.UUID)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +32,7 @@ func Open(id ID) (*Process, error) {
 		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
 	}
 	// The start time is read after the pidfd was opened, so it is that of the process which the pidfd means, or that one has ended.
-	start, err := StartTime(id.PID)
+	start, err := procfs.StartTime(id.PID)
 	if err != nil || start != id.StartTime || ended(fd) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open process %d: %w", id.PID, ErrGone)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -210,7 +211,7 @@ func TestWordsOfAProgramThatEndsAtOnceAreInItsLog(t *testing.T) {
 }
 
 func TestReusedPidIsNotTheProcess(t *testing.T) {
-	start, err := StartTime(os.Getpid())
+	start, err := procfs.StartTime(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,18 +313,6 @@ func nothingLeft(t *testing.T, spec Spec) {
 	}
 }
 
-func TestStartTimeComesAfterANameOfAnyKind(t *testing.T) {
-	fields := " S" + strings.Repeat(" 1", 18) + " 4242 0 0"
-	for _, name := range []string{"(sh)", "(a b)", "() ) (x)"} {
-		if got, err := parseStartTime("17 " + name + fields); err != nil || got != 4242 {
-			t.Errorf("%s: %d, %v", name, got, err)
-		}
-	}
-	if _, err := parseStartTime("17 (sh) S 1"); err == nil {
-		t.Error("a short line was read")
-	}
-}
-
 func TestProcessThatClaimsAGuestIsFound(t *testing.T) {
 	id := uuid.NewString()
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "read x", "qemu", "-uuid", strings.ToUpper(id))
@@ -394,11 +383,6 @@ func TestScanThatNobodyWaitsForAnyMoreServesTheOthers(t *testing.T) {
 	if _, err := scanner.Scan(t.Context()); err != nil {
 		t.Errorf("after one that gave up with %v: %v", gaveUp, err)
 	}
-}
-
-func FuzzParseStartTime(f *testing.F) {
-	f.Add("17 (sh) S 1 2 3")
-	f.Fuzz(func(_ *testing.T, stat string) { _, _ = parseStartTime(stat) })
 }
 
 func FuzzClaim(f *testing.F) {

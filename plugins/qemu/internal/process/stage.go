@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +72,7 @@ func stage(orders io.Reader) report {
 	}
 	r.ID.PID = pid
 	// It is our child, so the pid is its own until we exit, even if it has ended.
-	if r.ID.StartTime, err = StartTime(pid); err != nil {
+	if r.ID.StartTime, err = procfs.StartTime(pid); err != nil {
 		r.Error = err.Error()
 		return r
 	}

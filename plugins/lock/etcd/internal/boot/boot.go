@@ -1,5 +1,4 @@
-// Package boot knows the machine: the time since it was started, which of its starts this is, what it is called, and when one of its
-// processes began.
+// Package boot knows the machine: the time since it was started, what it is called, and when one of its processes began.
 //
 // Deadlines of locks are counted on CLOCK_BOOTTIME. It goes on while the machine is suspended, which CLOCK_MONOTONIC does not, and
 // nobody can set it, as anybody can set the wall clock. Nothing here keeps state; all of it is safe concurrently.
@@ -11,10 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,15 +42,6 @@ func (t Time) Sub(u Time) time.Duration { return time.Duration(t - u) }
 // Wall returns what the wall clock will show at t if nobody sets it, seen from the moment now.
 func (t Time) Wall(now Time) time.Time { return time.Now().Add(t.Sub(now)) }
 
-// ID returns the kernel's name for this start of the machine.
-func ID() (string, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the machine's boot id: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
-}
-
 // Machine is what this host is called where nobody says otherwise: its host name and eight digits that stand for its machine-id,
 // which itself machine-id(5) asks not to be shown on a network.
 func Machine() (string, error) {
@@ -70,39 +60,12 @@ func Machine() (string, error) {
 	return name + "-" + hex.EncodeToString(sum[:4]), nil
 }
 
-// StartTime returns when a process began, in clock ticks after boot: field 22 of /proc/PID/stat. A process that is gone is
-// os.ErrNotExist.
+// StartTime returns when a process began, in clock ticks after boot. A process that has ended is os.ErrNotExist, though nobody has waited for
+// it yet.
 func StartTime(pid int32) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/stat")
-	if err != nil {
-		if errors.Is(err, unix.ESRCH) { // it ended between open and read
-			err = os.ErrNotExist
-		}
-		return 0, fmt.Errorf("read start of process %d: %w", pid, err)
+	stat, err := procfs.ReadStat(int(pid))
+	if err == nil && stat.Ended() {
+		err = fmt.Errorf("process %d has ended: %w", pid, os.ErrNotExist)
 	}
-	start, err := parseStat(string(text))
-	if err != nil {
-		return 0, fmt.Errorf("read start of process %d: %w", pid, err)
-	}
-	return start, nil
-}
-
-// parseStat finds the start time. The name, in parentheses, may itself have spaces and parentheses. A zombie is as good as gone.
-func parseStat(stat string) (uint64, error) {
-	const (
-		state = 0  // field 3, the first after the name
-		start = 19 // field 22
-	)
-	end := strings.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, errors.New("no name in parentheses")
-	}
-	fields := strings.Fields(stat[end+1:])
-	if len(fields) <= start {
-		return 0, fmt.Errorf("%d fields after the name, expected more than %d", len(fields), start)
-	}
-	if fields[state] == "Z" || fields[state] == "X" {
-		return 0, os.ErrNotExist
-	}
-	return strconv.ParseUint(fields[start], 10, 64)
+	return stat.StartTime, err
 }

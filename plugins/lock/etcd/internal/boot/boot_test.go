@@ -23,11 +23,7 @@ func TestTimeGoesOn(t *testing.T) {
 	}
 }
 
-func TestMachineAndStartHaveNames(t *testing.T) {
-	id, err := ID()
-	if err != nil || len(id) != 36 {
-		t.Errorf("boot id is %q, %v", id, err)
-	}
+func TestMachineHasAName(t *testing.T) {
 	host, _ := os.Hostname()
 	name, err := Machine()
 	if err != nil || !strings.HasPrefix(name, host) {
@@ -56,25 +52,5 @@ func TestStartTimeOfAProcess(t *testing.T) {
 	_ = cmd.Wait()
 	if _, err := StartTime(pid); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a process that is gone: %v", err)
-	}
-}
-
-func FuzzParseStat(f *testing.F) {
-	fields := strings.Repeat(" 0", 18) + " 4242 7"
-	f.Add("17 (a) S" + fields)
-	f.Add("17 (a b) c) R" + fields)
-	f.Add("17 (a) Z" + fields)
-	f.Add(") S")
-	f.Fuzz(func(t *testing.T, stat string) {
-		start, err := parseStat(stat)
-		if err == nil && !strings.Contains(stat, ")") {
-			t.Errorf("%q began at %d", stat, start)
-		}
-	})
-}
-
-func TestStatWithAnOddName(t *testing.T) {
-	if start, err := parseStat("17 (odd) S 1) name) S" + strings.Repeat(" 0", 18) + " 4242 7"); err != nil || start != 4242 {
-		t.Errorf("start is %d, %v", start, err)
 	}
 }

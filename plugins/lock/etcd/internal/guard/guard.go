@@ -19,6 +19,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/record"
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/store"
 	"github.com/lodgevirt/lodge/sdk/peer"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 const (
@@ -54,7 +55,7 @@ type Guard struct {
 
 // New makes a guard whose files are in a folder. Close it when Run has returned.
 func New(dir string, log hclog.Logger, linger time.Duration) (*Guard, error) {
-	id, err := boot.ID()
+	id, err := procfs.BootID()
 	if err != nil {
 		return nil, err
 	}

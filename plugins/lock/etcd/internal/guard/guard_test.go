@@ -20,6 +20,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/boot"
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/config"
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/record"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 func TestMain(m *testing.M) {
@@ -73,7 +74,7 @@ func newYard(t *testing.T, linger time.Duration) *yard {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	id, err := boot.ID()
+	id, err := procfs.BootID()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -448,7 +449,7 @@ func TestAnotherPageNeedsAnotherGuard(t *testing.T) {
 	if err := os.Remove(filepath.Join(y.dir, PageFile)); err != nil {
 		t.Fatal(err)
 	}
-	id, _ := boot.ID()
+	id, _ := procfs.BootID()
 	y.page = open(t, filepath.Join(y.dir, PageFile), id)
 	y.hold()
 	next := y.newPost(time.Minute)

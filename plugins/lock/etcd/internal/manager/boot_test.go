@@ -13,6 +13,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/guard"
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/manager"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -59,7 +60,7 @@ func (mc *machine) reboot() {
 	if err != nil || !ok {
 		mc.Fatalf("no session: %v", err)
 	}
-	id, err := boot.ID()
+	id, err := procfs.BootID()
 	if err != nil {
 		mc.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/etcdtest"
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/guard"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -38,7 +39,7 @@ func (s *scene) behind(name string) (*host, *etcdtest.Proxy) {
 // page is what plugin and guard of a host share.
 func (h *host) page() *guard.Page {
 	h.Helper()
-	id, err := boot.ID()
+	id, err := procfs.BootID()
 	if err != nil {
 		h.Fatal(err)
 	}

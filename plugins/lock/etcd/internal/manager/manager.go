@@ -39,6 +39,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/store"
 	"github.com/lodgevirt/lodge/sdk/lock"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -181,7 +182,7 @@ func (m *Manager) Configure(ctx context.Context, settings plugin.Settings) error
 
 // begin makes what is made once, and reads what earlier processes have left.
 func (m *Manager) begin(ctx context.Context, dir string) (*work, error) {
-	id, err := boot.ID()
+	id, err := procfs.BootID()
 	if err != nil {
 		return nil, err
 	}

@@ -95,7 +95,9 @@ func startSettledHost(t *testing.T) *rig.Host {
 			return errors.New("the lock daemon is not up")
 		}
 		for _, plugin := range status.GetPlugins() {
-			if plugin.GetState() != "ready" {
+			// What serves no connection starts when somebody needs it, here nobody.
+			asleep := plugin.GetState() == "verified" && len(plugin.GetUris()) == 0
+			if plugin.GetState() != "ready" && !asleep {
 				return fmt.Errorf("plugin %s is %s", plugin.GetName(), plugin.GetState())
 			}
 		}

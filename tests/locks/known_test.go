@@ -15,11 +15,9 @@ var known = struct {
 	// mixedAutocreate: whether a shared lock's file goes with it is decided by the flag of the last lease to end, and by the flag of the
 	// first to begin in virtlockd, so a file may stay.
 	mixedAutocreate bool
-	// fullAtStart: a daemon does not start while its journal's file system is full, although the journal is whole.
-	fullAtStart bool
 	// folderStaysAway: making a lockspace that is known does not make its folder if that was deleted, nor does a lock.
 	folderStaysAway bool
-}{mixedAutocreate: true, sharedAfterKill: true, fullAtStart: true, folderStaysAway: true}
+}{mixedAutocreate: true, sharedAfterKill: true, folderStaysAway: true}
 
 // avoids says whether a fault would show if a lock were taken with a flag that differs from that of the leases that are there.
 func (f *thing) avoids(temporary bool) bool {

@@ -373,7 +373,6 @@ func (w *world) startGuest() {
 	switch w.random.IntN(12) {
 	case 0:
 		w.note("kill the daemon before it knows the process")
-		p.unknown = true
 		must(w.t, w.daemon.kill())
 		w.resume()
 	case 1:
@@ -424,7 +423,7 @@ func (w *world) grantAgain() {
 // endGuest drops a guest's locks while it still has duplicates of their descriptors, and then ends it.
 func (w *world) endGuest() {
 	p := one(w, w.guests)
-	if p == nil || known.sharedAfterKill && p.unknown && w.sharesAny(p) {
+	if p == nil {
 		return
 	}
 	w.note("guest %v drops %v", p.owner.ID, w.held(p))

@@ -115,6 +115,39 @@ func TestOldDuplicatesDoNoHarm(t *testing.T) {
 	}
 }
 
+// A table that is opened anew before it knows a guest's process takes a shared lock beside the guest's, and must not keep to that.
+func TestSharedLocksOfAProcessThatIsToldLate(t *testing.T) {
+	for _, told := range []struct {
+		name string
+		tell func(r *rig, o leases.Owner, disk lockspace.Resource) error
+	}{
+		{"by itself", func(r *rig, o leases.Owner, _ lockspace.Resource) error { return r.SetProcess(t.Context(), o) }},
+		{"with a lock", func(r *rig, o leases.Owner, disk lockspace.Resource) error { return r.acquire(o, disk) }},
+	} {
+		t.Run(told.name, func(t *testing.T) {
+			r := newRig(t)
+			o, disk := guest(1, 1), r.disk("shared", lockspace.Shared)
+			r.mustAcquire(o, disk)
+			files, err := r.Files(t.Context(), o, []lockspace.Resource{disk})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.restart()
+			r.expect(map[string]leases.State{"shared": leases.Held})
+			o.Process, _ = sleeper(t, files...)
+			files[0].Close()
+			if err := told.tell(r, o, disk); err != nil {
+				t.Fatal(err)
+			}
+			r.expect(map[string]leases.State{"shared": leases.Held})
+			r.mustRelease(o, 1)
+			if _, err := os.Stat(disk.Path()); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("lock file after the release: %v", err)
+			}
+		})
+	}
+}
+
 func TestReleaseDropsWhatOnlyTheGuestHolds(t *testing.T) {
 	for n, mode := range []lockspace.Mode{lockspace.Exclusive, lockspace.Shared} {
 		r := newRig(t)

@@ -7,9 +7,7 @@ var known = struct {
 	// mixedAutocreate: whether a shared lock's file goes with it is decided by the flag of the last lease to end, and by the flag of the
 	// first to begin in virtlockd, so a file may stay.
 	mixedAutocreate bool
-	// folderStaysAway: making a lockspace that is known does not make its folder if that was deleted, nor does a lock.
-	folderStaysAway bool
-}{mixedAutocreate: true, folderStaysAway: true}
+}{mixedAutocreate: true}
 
 // avoids says whether a fault would show if a lock were taken with a flag that differs from that of the leases that are there.
 func (f *thing) avoids(temporary bool) bool {

@@ -33,9 +33,7 @@ type party struct {
 	owner lockd.Owner
 	// guest says that it is one of our own program: it has duplicates of the descriptors of its locks.
 	guest bool
-	// unknown says that the daemon was killed before it knew the guest's process.
-	unknown bool
-	cmd     *exec.Cmd
+	cmd   *exec.Cmd
 	// conn is the connection of a process that asks for itself, as virtlockd sees it.
 	conn *lockd.Client
 }

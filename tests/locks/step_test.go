@@ -113,11 +113,11 @@ func (w *world) takeOne() {
 	w.check(want, s.conn.Acquire(f.space, f.name, flags), "acquire %s with flags %d for %v", f.path(), flags, s.party)
 }
 
-// allowed changes flags with which a daemon is known to do otherwise than the model.
+// allowed changes flags with which libvirt's daemon is known to do otherwise than the model.
 func (w *world) allowed(f *thing, flags uint32) uint32 {
 	switch {
 	case w.daemon.ours():
-		return f.unmixed(flags)
+		return flags
 	case f.space == "":
 		// Libvirt's daemon removes an image together with its lock.
 		return flags &^ lockd.Autocreate
@@ -354,9 +354,6 @@ func (w *world) startGuest() {
 		things = append(things, w.things[i])
 	}
 	shared, temporary := w.random.IntN(3) == 0, w.random.IntN(4) > 0
-	if slices.ContainsFunc(things, func(f *thing) bool { return f.avoids(temporary) }) {
-		return
-	}
 	var resources []lockd.Resource
 	for _, f := range things {
 		resources = append(resources, lockd.Resource{Space: f.space, Name: f.name, Shared: shared, Temporary: temporary})
@@ -373,7 +370,6 @@ func (w *world) startGuest() {
 	switch w.random.IntN(12) {
 	case 0:
 		w.note("kill the daemon before it knows the process")
-		p.unknown = true
 		must(w.t, w.daemon.kill())
 		w.resume()
 	case 1:
@@ -424,7 +420,7 @@ func (w *world) grantAgain() {
 // endGuest drops a guest's locks while it still has duplicates of their descriptors, and then ends it.
 func (w *world) endGuest() {
 	p := one(w, w.guests)
-	if p == nil || known.sharedAfterKill && p.unknown && w.sharesAny(p) {
+	if p == nil {
 		return
 	}
 	w.note("guest %v drops %v", p.owner.ID, w.held(p))

@@ -148,8 +148,9 @@ func (c *classic) newSpace(_ context.Context, r *request) error {
 	return c.addSpace(r.path)
 }
 
+// createSpace makes a lockspace known. If it is known, its folder is made again if it was deleted: no lock can be had in it else.
 func (c *classic) createSpace(_ context.Context, r *request) error {
-	if c.server.table.HasSpace(r.path) {
+	if r.path == "" {
 		return nil
 	}
 	if err := c.addSpace(r.path); !errors.Is(err, leases.ErrSpaceExists) {

@@ -303,6 +303,30 @@ func hang(t *testing.T) (dir string, free func()) {
 	return dir, free
 }
 
+// As for virtlockd, no lock can be had in a lockspace whose folder was deleted. Making the lockspace again makes the folder again, too.
+func TestLockspaceWhoseFolderIsDeletedIsMadeAgain(t *testing.T) {
+	r := newRig(t)
+	space := filepath.Join(r.dir, "locks")
+	c := mustDial(t, r.socket)
+	call := func(want verdict, procedure int32, args any) {
+		t.Helper()
+		if v, err := c.call(lockproto.ClassicProgram, procedure, args); err != nil || v != want {
+			t.Errorf("procedure %d: %v (%v), want %v", procedure, v, err, want)
+		}
+	}
+	lock := &lockproto.ResourceArgs{Path: space, Name: "x", Flags: createFlag}
+	call(fine, reg, register(sleeper(t)))
+	call(fine, ensure, &lockproto.CreateLockspaceArgs{Path: space})
+	if err := os.Remove(space); err != nil {
+		t.Fatal(err)
+	}
+	call(system, acquire, lock)
+	call(system, acquire, lock)
+	call(fine, ensure, &lockproto.CreateLockspaceArgs{Path: space})
+	call(fine, acquire, lock)
+	call(fine, release, &lockproto.ResourceArgs{Path: space, Name: "x"})
+}
+
 func TestHungFileSystemCostsNobodyElse(t *testing.T) {
 	r := newRig(t)
 	dir, free := hang(t)

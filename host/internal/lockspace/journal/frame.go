@@ -62,29 +62,31 @@ func getFrame(b []byte, salt uint64) ([]byte, bool) {
 	return content, binary.NativeEndian.Uint32(b[4:]) == sum(salt, content)
 }
 
-// frames calls do for the content of each sound frame, and returns how many places were damaged. A place that is all zero was never
-// written, or was being written when the writer was killed.
-func frames(b []byte, salt uint64, do func(content []byte)) (damaged int) {
+// frames calls do for the content of each sound frame, and returns how many places were damaged, and where the next frame may be written:
+// behind all that is not zero. A place that is all zero was never written, or was being written when the writer was killed.
+func frames(b []byte, salt uint64, do func(content []byte)) (damaged, used int) {
 	harm := false
-	for len(b) > 0 {
-		content, ok := getFrame(b, salt)
+	for at := 0; at < len(b); {
+		content, ok := getFrame(b[at:], salt)
 		if ok {
 			if harm {
 				damaged++
 			}
 			harm = false
 			do(content)
-			b = b[min(frameSize(len(content)), len(b)):]
+			at += frameSize(len(content))
+			used = at
 			continue
 		}
-		step := min(frameHead, len(b))
-		for _, c := range b[:step] {
-			harm = harm || c != 0
+		for _, c := range b[at:min(at+frameHead, len(b))] {
+			if c != 0 {
+				harm, used = true, at+frameHead
+			}
 		}
-		b = b[step:]
+		at += frameHead
 	}
 	if harm {
 		damaged++
 	}
-	return damaged
+	return damaged, used
 }

@@ -7,8 +7,9 @@
 // counts: losing a release keeps a lease that has to be released again, losing an acquire leaves the lock to the guest's own
 // descriptor.
 //
-// The file is written anew, in its shortest form and by rename, when it is opened and whenever it has grown well beyond what it
-// says. An error from Append means that nothing was recorded. All methods are safe concurrently. One process at a time may have a
+// A file that is there is gone on with as it is, so that a full disk keeps nobody from opening it: only a record that needs more space
+// than the file has is refused until there is some. The file is written anew, in its shortest form and by rename, whenever it has
+// grown well beyond what it says, and if it can be when it was damaged or is another boot's. An error from Append means that nothing was recorded. All methods are safe concurrently. One process at a time may have a
 // journal open; its owner sees to that.
 package journal
 
@@ -52,6 +53,8 @@ type Journal struct {
 	base   int
 	buf    []byte
 	broken bool
+	// unbooted says that the file does not name the boot yet; the next record comes with it.
+	unbooted bool
 }
 
 // store is a file that is mapped into memory.
@@ -65,46 +68,69 @@ type store struct {
 // Open reads the journal at path, or starts one, for a boot of the machine. It returns what the journal said, with the boot that it
 // was written in, and how many places were damaged.
 func Open(path, boot string) (j *Journal, found State, damaged int, err error) {
-	found, damaged, err = load(path)
-	if err != nil {
-		return nil, State{}, 0, fmt.Errorf("open journal %q: %w", path, err)
-	}
 	j = &Journal{path: path, boot: boot}
-	now := found
-	now.Boot = boot
-	if err := j.replace(func(salt uint64) []byte { return now.dump(salt) }); err != nil {
+	if found, damaged, err = j.open(); err != nil {
 		return nil, State{}, 0, fmt.Errorf("open journal %q: %w", path, err)
 	}
 	return j, found, damaged, nil
 }
 
-// load reads a file of either form. A missing one says nothing.
-func load(path string) (State, int, error) {
+func (j *Journal) open() (found State, damaged int, err error) {
+	text, err := load(j.path)
+	if err != nil {
+		return State{}, 0, err
+	}
+	found, damaged = read(text)
+	// A writer that was killed may have left a part of the next file.
+	if err := os.Remove(j.path + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return State{}, 0, err
+	}
+	if isFramed(text) {
+		if err := j.store.reuse(j.path, text); err != nil {
+			return State{}, 0, err
+		}
+	}
+	j.unbooted = found.Boot != j.boot
+	if j.data != nil && damaged == 0 && !j.unbooted {
+		return found, damaged, nil
+	}
+	now := found
+	now.Boot = j.boot
+	// What is there stays good if it cannot be written anew.
+	if err := j.replace(func(salt uint64) []byte { return now.dump(salt) }); err != nil && j.data == nil {
+		return State{}, 0, err
+	}
+	return found, damaged, nil
+}
+
+// load reads a file of either form. A missing one is empty.
+func load(path string) ([]byte, error) {
 	st, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return newState(), 0, nil
+		return nil, nil
 	}
 	if err != nil {
-		return State{}, 0, err
+		return nil, err
 	}
 	if st.Size() > maxSize {
-		return State{}, 0, fmt.Errorf("file has %d bytes, over %d: remove it to start without leases", st.Size(), maxSize)
+		return nil, fmt.Errorf("file has %d bytes, over %d: remove it to start without leases", st.Size(), maxSize)
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return State{}, 0, err
-	}
-	state, damaged := read(text)
-	return state, damaged, nil
+	return os.ReadFile(path)
 }
+
+// isFramed reports whether a file is of the form that is written now.
+func isFramed(text []byte) bool { return len(text) >= headSize && string(text[:len(magic)]) == magic }
+
+// saltOf returns the salt of a file that is framed.
+func saltOf(text []byte) uint64 { return binary.NativeEndian.Uint64(text[len(magic):headSize]) }
 
 // read folds all sound records.
 func read(text []byte) (State, int) {
-	if len(text) < headSize || string(text[:len(magic)]) != magic {
+	if !isFramed(text) {
 		return readLines(text)
 	}
 	state, unread := newState(), 0
-	damaged := frames(text[headSize:], binary.NativeEndian.Uint64(text[len(magic):]), func(content []byte) {
+	damaged, _ := frames(text[headSize:], saltOf(text), func(content []byte) {
 		c := cursor{rest: content}
 		for len(c.rest) > 0 {
 			rec, err := c.record()
@@ -132,7 +158,11 @@ func (j *Journal) append(rec *Record) error {
 	if j.broken || j.data == nil {
 		return ErrBroken
 	}
-	j.buf = appendRecord(j.buf[:0], rec)
+	j.buf = j.buf[:0]
+	if j.unbooted {
+		j.buf = appendRecord(j.buf, &Record{Op: Boot, Boot: j.boot})
+	}
+	j.buf = appendRecord(j.buf, rec)
 	if len(j.buf) == 0 {
 		return nil
 	}
@@ -150,6 +180,7 @@ func (j *Journal) append(rec *Record) error {
 		j.broken = true
 		return err
 	}
+	j.unbooted = false
 	if cap(j.buf) > chunk {
 		j.buf = nil
 	}
@@ -211,7 +242,7 @@ func (j *Journal) replace(form func(salt uint64) []byte) error {
 		return errors.Join(err, next.close(), os.Remove(j.path+".new"))
 	}
 	old := j.store
-	j.store, j.base = next, next.used
+	j.store, j.base, j.unbooted = next, next.used, false
 	return old.close()
 }
 
@@ -231,6 +262,26 @@ func (s *store) create(path string, content []byte) error {
 	}
 	if err != nil {
 		return errors.Join(err, s.close(), os.Remove(path))
+	}
+	return nil
+}
+
+// reuse opens a framed file, to write behind what is there.
+func (s *store) reuse(path string, text []byte) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	s.file, s.salt = file, saltOf(text)
+	_, used := frames(text[headSize:], s.salt, func([]byte) {})
+	s.used = headSize + used
+	total := max(s.used, (len(text)+frameHead-1)&^(frameHead-1))
+	if allocate(file, s.used, total) != nil {
+		// A copy of a journal may have holes, which are no room.
+		total = s.used
+	}
+	if s.data, err = mapped(file, total); err != nil {
+		return errors.Join(err, s.close())
 	}
 	return nil
 }

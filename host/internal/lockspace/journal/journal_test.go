@@ -294,6 +294,177 @@ func TestFullDiskIsAnErrorAndLeavesNoTrace(t *testing.T) {
 	check()
 }
 
+// fullDisk returns a folder whose file system has a journal of what story says, and a function that fills it and one that makes room.
+func fullDisk(t *testing.T) (path string, fill, empty func()) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("journal", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("needs a small file system: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	path = filepath.Join(dir, "journal")
+	j, _, _ := open(t, path, "boot")
+	for _, r := range story() {
+		if err := j.Append(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ballast := filepath.Join(dir, "ballast")
+	fill = func() {
+		if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("filling the disk: %v", err)
+		}
+	}
+	return path, fill, func() {
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFullDiskIsNoErrorOfOpen(t *testing.T) {
+	for _, c := range []struct {
+		name, boot string
+		damaged    int
+		spoil      func(text []byte, used int)
+	}{
+		{name: "whole", boot: "boot"},
+		{name: "another boot", boot: "next boot"},
+		{name: "frame that was being written", boot: "boot", damaged: 1, spoil: func(text []byte, used int) { text[used+frameHead+3] = 1 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path, fill, empty := fullDisk(t)
+			if c.spoil != nil {
+				spoil(t, path, c.spoil)
+			}
+			// A part of a next file is in nobody's way.
+			if err := os.WriteFile(path+".new", make([]byte, 8<<10), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			fill()
+			want := fold(story()...)
+			want.Boot = "boot"
+			j, found, damaged := open(t, path, c.boot)
+			if diff := cmp.Diff(want, found); diff != "" || damaged != c.damaged {
+				t.Errorf("found (-want +got), %d damaged places:\n%s", damaged, diff)
+			}
+			if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("part of a next file: %v", err)
+			}
+			number := uint64(100)
+			add := func() error {
+				r := acquire(number)
+				err := j.Append(r)
+				if err == nil {
+					want.apply(r)
+					number++
+				}
+				return err
+			}
+			var err error
+			for err == nil {
+				err = add()
+			}
+			if !errors.Is(err, unix.ENOSPC) || number < 1000 {
+				t.Errorf("Append after %d records: %v, want ENOSPC when the file's own room is used", number-100, err)
+			}
+			empty()
+			if err := add(); err != nil {
+				t.Errorf("Append when there is room again: %v", err)
+			}
+			want.Boot = c.boot
+			if _, found, _ := open(t, path, c.boot); cmp.Diff(want, found) != "" {
+				t.Errorf("found then (-want +got):\n%s", cmp.Diff(want, found))
+			}
+		})
+	}
+}
+
+// A hole is no room: to write to it would be an error of the memory.
+func TestHolesOfAFileAreNoRoom(t *testing.T) {
+	path, fill, empty := fullDisk(t)
+	var used int
+	spoil(t, path, func(_ []byte, end int) { used = end })
+	if err := errors.Join(os.Truncate(path, int64(used)), os.Truncate(path, chunk)); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	j, _, _ := open(t, path, "boot")
+	if err := j.Append(acquire(100)); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("Append to a hole: %v, want ENOSPC", err)
+	}
+	empty()
+	if err := j.Append(acquire(100)); err != nil {
+		t.Errorf("Append when there is room again: %v", err)
+	}
+}
+
+// spoil changes a journal's file, given where the next frame would begin.
+func spoil(t *testing.T, path string, change func(text []byte, used int)) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, used := frames(text[headSize:], saltOf(text), func([]byte) {})
+	change(text, headSize+used)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenGoesOnWithASoundFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	inode := func(boot string) uint64 {
+		t.Helper()
+		j, _, _ := open(t, path, boot)
+		j.Close()
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	first := inode("boot")
+	if inode("boot") != first {
+		t.Error("a sound file was written anew")
+	}
+	if inode("next boot") == first {
+		t.Error("another boot's file was not written anew")
+	}
+	first = inode("next boot")
+	spoil(t, path, func(text []byte, used int) { text[used+1] = 1 })
+	if inode("next boot") == first {
+		t.Error("a damaged file was not written anew")
+	}
+}
+
+// A file that was cut short has room for what is appended all the same.
+func TestFileThatWasCutShortIsGoneOnWith(t *testing.T) {
+	for _, cut := range []int{0, 1, 5} {
+		path := filepath.Join(t.TempDir(), "journal")
+		text, ends := file(append([]Record{{Op: Boot, Boot: "boot"}}, story()...))
+		text = text[:ends[len(ends)-1]]
+		if err := os.WriteFile(path, text[:len(text)-cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, want, _ := open(t, path, "boot")
+		for n := uint64(10); n < 10000; n++ {
+			want.apply(acquire(n))
+			if err := j.Append(acquire(n)); err != nil {
+				t.Fatalf("cut by %d bytes: append %d: %v", cut, n, err)
+			}
+		}
+		if _, found, damaged := open(t, path, "boot"); damaged != 0 || cmp.Diff(want, found) != "" {
+			t.Errorf("cut by %d bytes: found (-want +got), %d damaged places:\n%s", cut, damaged, cmp.Diff(want, found))
+		}
+	}
+}
+
 // A file that somebody cuts short under the mapping ends the journal, not the daemon.
 func TestLostMappingIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")

@@ -51,7 +51,7 @@ type hold struct {
 }
 
 // place is the leases of one path: one exclusive lease or any number of shared ones, unless the journal was damaged. Exclusive ones are
-// in front.
+// in front. As in virtlockd, the first lease says for all that follow it whether the file goes with the last.
 type place struct {
 	// kernel is held while the kernel is asked for a shared lock or given one back: whoever gives back the last one has it alone for a
 	// moment, to remove the file, and nobody may be refused for that. It comes after an owner's turn and before Table.mu.
@@ -157,6 +157,7 @@ func (p *place) add(l *lease) {
 		p.first = l
 		return
 	}
+	l.Resource.Temporary = p.first.Resource.Temporary
 	// Behind the first, which may be exclusive. With several exclusive ones it may come between them, which does no harm.
 	l.before, l.behind = p.first, p.first.behind
 	if l.behind != nil {

@@ -115,6 +115,96 @@ func TestOldDuplicatesDoNoHarm(t *testing.T) {
 	}
 }
 
+// A table that is opened anew before it knows a guest's process takes a shared lock beside the guest's, and must not keep to that.
+func TestSharedLocksOfAProcessThatIsToldLate(t *testing.T) {
+	for _, told := range []struct {
+		name string
+		tell func(r *rig, o leases.Owner, disk lockspace.Resource) error
+	}{
+		{"by itself", func(r *rig, o leases.Owner, _ lockspace.Resource) error { return r.SetProcess(t.Context(), o) }},
+		{"with a lock", func(r *rig, o leases.Owner, disk lockspace.Resource) error { return r.acquire(o, disk) }},
+	} {
+		t.Run(told.name, func(t *testing.T) {
+			r := newRig(t)
+			o, disk := guest(1, 1), r.disk("shared", lockspace.Shared)
+			r.mustAcquire(o, disk)
+			files, err := r.Files(t.Context(), o, []lockspace.Resource{disk})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.restart()
+			r.expect(map[string]leases.State{"shared": leases.Held})
+			o.Process, _ = sleeper(t, files...)
+			files[0].Close()
+			if err := told.tell(r, o, disk); err != nil {
+				t.Fatal(err)
+			}
+			r.expect(map[string]leases.State{"shared": leases.Held})
+			r.mustRelease(o, 1)
+			if _, err := os.Stat(disk.Path()); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("lock file after the release: %v", err)
+			}
+		})
+	}
+}
+
+// As in virtlockd, the first lease of a shared lock says whether the file goes with the last, whichever that is, and also after a restart.
+func TestFirstLeaseSaysWhetherTheFileGoes(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		first, then      bool // temporary
+		restart, classic bool
+	}{
+		{name: "temporary first", first: true},
+		{name: "temporary first, restart", first: true, restart: true},
+		{name: "temporary first, virtlockd's clients", first: true, classic: true},
+		{name: "temporary later", then: true},
+		{name: "temporary later, restart", then: true, restart: true},
+		{name: "temporary later, virtlockd's clients", then: true, classic: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			path := filepath.Join(r.dir, "x")
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var owners [3]leases.Owner
+			for n := range owners {
+				owners[n] = guest(byte(n+1), 1)
+				if c.classic {
+					owners[n].Classic = true
+					owners[n].Process, _ = sleeper(t)
+				}
+			}
+			res := func(temporary bool) lockspace.Resource {
+				return lockspace.Resource{Lockspace: r.dir, Name: "x", Mode: lockspace.Shared, Temporary: temporary}
+			}
+			r.mustAcquire(owners[0], res(c.first))
+			r.mustAcquire(owners[1], res(c.then))
+			// What comes when the first has gone follows it too.
+			r.mustRelease(owners[0], 1)
+			if c.restart {
+				r.restart()
+			}
+			r.mustAcquire(owners[2], res(c.then))
+			r.mustRelease(owners[1], 1)
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("lock file before the last release: %v", err)
+			}
+			r.mustRelease(owners[2], 1)
+			if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) != c.first {
+				t.Errorf("lock file after the last release: %v", err)
+			}
+			// The next lease is a first one.
+			r.mustAcquire(owners[0], res(true))
+			r.mustRelease(owners[0], 1)
+			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("lock file of a temporary lease after its release: %v", err)
+			}
+		})
+	}
+}
+
 func TestReleaseDropsWhatOnlyTheGuestHolds(t *testing.T) {
 	for n, mode := range []lockspace.Mode{lockspace.Exclusive, lockspace.Shared} {
 		r := newRig(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/lodgevirt/lodge/host/internal/lockspace"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/journal"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 )
@@ -62,7 +63,35 @@ func (t *Table) attach(g *group, owner Owner) error {
 		p.Close()
 		return err
 	}
-	return t.watch(g, p)
+	if err := t.watch(g, p); err != nil {
+		return err
+	}
+	t.prefer(g)
+	return nil
+}
+
+// prefer has a guest's shared leases rest on what its process has inherited. A table that was opened anew before it knew the process has
+// taken such locks beside the guest's, which would then be left to nobody to drop. The caller has the group's turn.
+func (t *Table) prefer(g *group) {
+	if g.key.classic() {
+		return
+	}
+	var shared []*lease
+	t.mu.Lock()
+	for _, l := range g.leases {
+		if l.Resource.Mode == lockspace.Shared && l.hold != nil && !l.ails() {
+			shared = append(shared, l)
+		}
+	}
+	t.mu.Unlock()
+	if len(shared) == 0 {
+		return
+	}
+	for _, f := range t.search(g, shared) {
+		f.lease.claim()
+		t.settle(f.lease, f.lock)
+		f.lease.yield()
+	}
 }
 
 // recordProcess writes the process of the group's leases into the journal, and then into the leases.

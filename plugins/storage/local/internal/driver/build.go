@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/plugins/storage/internal/command"
 	"github.com/lodgevirt/lodge/plugins/storage/local/internal/define"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/storage"
@@ -50,32 +51,32 @@ func makeFolder(p *define.Pool) error {
 	path := p.Target.Path
 	mode, owner, group := p.Target.Permissions.Values(folderMode)
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return system(err, "cannot create path '%s'", path)
+		return storage.SystemError(err, "cannot create path '%s'", path)
 	}
 	// Opened once, so that it is the same folder that is changed.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return system(err, "cannot open directory '%s'", path)
+		return storage.SystemError(err, "cannot open directory '%s'", path)
 	}
 	defer func() { _ = f.Close() }()
 	if err := f.Chown(owner, group); err != nil {
-		return system(err, "cannot chown '%s' to (%d, %d)", path, owner, group)
+		return storage.SystemError(err, "cannot chown '%s' to (%d, %d)", path, owner, group)
 	}
 	if err := unix.Fchmod(int(f.Fd()), mode); err != nil {
-		return system(err, "cannot set mode of '%s' to %04o", path, mode)
+		return storage.SystemError(err, "cannot set mode of '%s' to %04o", path, mode)
 	}
 	return nil
 }
 
 // makeFileSystem formats the pool's device.
 func makeFileSystem(ctx context.Context, p *define.Pool, overwrite bool) error {
-	device := p.Source.Device.Path
+	device := p.Source.Devices[0].Path
 	st, err := os.Stat(device)
 	if err != nil {
-		return system(err, "cannot find device '%s'", device)
+		return storage.SystemError(err, "cannot find device '%s'", device)
 	}
 	if st.Mode()&fs.ModeDevice == 0 || st.Mode()&fs.ModeCharDevice != 0 {
-		return failed("'%s' is not a block device", device)
+		return storage.Failed("'%s' is not a block device", device)
 	}
 	format := p.Source.Format.Type
 	if format == "auto" {
@@ -93,15 +94,15 @@ func makeFileSystem(ctx context.Context, p *define.Pool, overwrite bool) error {
 	case "ext2", "ext3", "ext4":
 		args = append(args, "-F", "-q")
 	}
-	if err := command(ctx, "mkfs", append(args, device)...); err != nil {
-		return failed("failed to make filesystem of type '%s' on device '%s': %w", format, device, err)
+	if err := command.Run(ctx, "mkfs", append(args, device)...); err != nil {
+		return storage.Failed("failed to make filesystem of type '%s' on device '%s': %w", format, device, err)
 	}
 	return nil
 }
 
 // mustBeEmpty refuses a device on which blkid(8) finds anything.
 func mustBeEmpty(ctx context.Context, device string) error {
-	found, err := output(ctx, "blkid", "-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", "--", device)
+	found, err := command.Output(ctx, "blkid", "-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", "--", device)
 	if err == nil && strings.TrimSpace(found) != "" {
 		return verr.New(verr.OperationInvalid, "existing %s found on device '%s'", strings.Join(strings.Fields(found), " and "), device).
 			In(verr.FromStorage)
@@ -120,7 +121,7 @@ func (d *Driver) Delete(_ context.Context, ref *pb.Pool, flags uint32, _ storage
 	}
 	err = unix.Rmdir(p.Target.Path)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return system(err, "failed to remove pool '%s'", p.Target.Path)
+		return storage.SystemError(err, "failed to remove pool '%s'", p.Target.Path)
 	}
 	return nil
 }

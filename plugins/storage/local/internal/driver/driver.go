@@ -9,19 +9,17 @@ package driver
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/plugins/storage/internal/qemuimg"
 	"github.com/lodgevirt/lodge/plugins/storage/local/internal/define"
-	"github.com/lodgevirt/lodge/plugins/storage/local/internal/qemuimg"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	"github.com/lodgevirt/lodge/sdk/poolxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/storage"
-	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // Driver implements storage.Driver and all of its optional interfaces.
@@ -47,9 +45,9 @@ func Plugin(version string) plugin.Plugin {
 
 // Capabilities implements storage.Driver.
 func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
-	formats := []string{define.Raw}
+	formats := []string{poolxml.Raw}
 	if qemuimg.Available() {
-		formats = define.VolumeFormats
+		formats = poolxml.VolumeFormats
 	}
 	types := []*pb.PoolType{
 		{Name: define.Dir, Supported: true},
@@ -57,7 +55,7 @@ func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
 		{Name: define.NetFS, Supported: true, SourceFormats: define.NetFSFormats, DefaultSourceFormat: define.NetFSFormats[0]},
 	}
 	for _, t := range types {
-		t.VolumeFormats, t.DefaultVolumeFormat = formats, define.Raw
+		t.VolumeFormats, t.DefaultVolumeFormat = formats, poolxml.Raw
 		if _, err := exec.LookPath("mount"); err != nil && t.Name != define.Dir {
 			t.Supported, t.Reason = false, "mount is not installed"
 		}
@@ -104,7 +102,7 @@ func (d *Driver) Start(ctx context.Context, ref *pb.Pool) error {
 		err = unix.ENOTDIR
 	}
 	if err != nil {
-		return system(err, "cannot open directory '%s'", p.Target.Path)
+		return storage.SystemError(err, "cannot open directory '%s'", p.Target.Path)
 	}
 	if p.Type == define.Dir {
 		return nil
@@ -127,28 +125,4 @@ func (d *Driver) Stop(ctx context.Context, ref *pb.Pool) error {
 		return err
 	}
 	return unmount(ctx, p)
-}
-
-// system is an error of the system about something, with its number.
-func system(err error, format string, args ...any) error {
-	e := verr.New(verr.SystemError, format+": %w", append(args, reason(err))...).In(verr.FromStorage)
-	var number unix.Errno
-	if errors.As(err, &number) {
-		e.Errno = int(number)
-	}
-	return e
-}
-
-// reason is the system's own word, without the path that the sentence has already.
-func reason(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
-}
-
-// failed is an error of another program or file system.
-func failed(format string, args ...any) error {
-	return verr.New(verr.OperationFailed, format, args...).In(verr.FromStorage)
 }

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
-	"github.com/lodgevirt/lodge/plugins/storage/local/internal/qemuimg"
+	"github.com/lodgevirt/lodge/plugins/storage/internal/qemuimg"
 	"github.com/lodgevirt/lodge/sdk/faketest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"

@@ -15,8 +15,9 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/storage/local/internal/define"
 	"github.com/lodgevirt/lodge/sdk/image"
+	"github.com/lodgevirt/lodge/sdk/poolxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
-	"github.com/lodgevirt/lodge/sdk/verr"
+	"github.com/lodgevirt/lodge/sdk/storage"
 )
 
 const (
@@ -40,7 +41,7 @@ type folder struct {
 func openFolder(path string) (*folder, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, system(err, "cannot open path '%s'", path)
+		return nil, storage.SystemError(err, "cannot open path '%s'", path)
 	}
 	return &folder{path, fd}, nil
 }
@@ -51,19 +52,19 @@ func (f *folder) close() { _ = unix.Close(f.fd) }
 func (f *folder) names() ([]string, error) {
 	dir, err := os.Open(f.path)
 	if err != nil {
-		return nil, system(err, "cannot open path '%s'", f.path)
+		return nil, storage.SystemError(err, "cannot open path '%s'", f.path)
 	}
 	defer func() { _ = dir.Close() }()
 	all, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil, system(err, "cannot read directory '%s'", f.path)
+		return nil, storage.SystemError(err, "cannot read directory '%s'", f.path)
 	}
 	names := all[:0]
 	for _, name := range all {
 		switch {
 		case strings.HasPrefix(name, workPrefix):
 			f.sweep(name)
-		case define.CheckName(name) == nil:
+		case poolxml.CheckName(name) == nil:
 			names = append(names, name)
 		}
 	}
@@ -77,11 +78,11 @@ func (f *folder) look(name string) (*pb.Volume, error) {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) {
 			return nil, errNoVolume
 		}
-		return nil, system(err, "cannot stat file '%s'", filepath.Join(f.path, name))
+		return nil, storage.SystemError(err, "cannot stat file '%s'", filepath.Join(f.path, name))
 	}
 	path := filepath.Join(f.path, name)
 	v := &pb.Volume{
-		Name: name, Key: path, Path: path, Type: pb.VolumeType_VOLUME_TYPE_FILE, Format: define.Raw,
+		Name: name, Key: path, Path: path, Type: pb.VolumeType_VOLUME_TYPE_FILE, Format: poolxml.Raw,
 		Capacity: uint64(st.Size), Physical: uint64(st.Size), Allocation: uint64(st.Blocks) * blockUnit,
 		Permissions: &pb.Permissions{Mode: st.Mode & 0o7777, Owner: st.Uid, Group: st.Gid},
 		Timestamps:  &pb.Timestamps{Accessed: stamp(st.Atim), Modified: stamp(st.Mtim), Changed: stamp(st.Ctim)},
@@ -92,7 +93,7 @@ func (f *folder) look(name string) (*pb.Volume, error) {
 			f.read(name, v)
 		}
 	case unix.S_IFDIR:
-		v.Type, v.Format = pb.VolumeType_VOLUME_TYPE_DIR, define.Folder
+		v.Type, v.Format = pb.VolumeType_VOLUME_TYPE_DIR, poolxml.Folder
 		v.Capacity, v.Allocation, v.Physical = 0, 0, 0
 	case unix.S_IFBLK:
 		v.Type = pb.VolumeType_VOLUME_TYPE_BLOCK
@@ -111,7 +112,7 @@ func stamp(t unix.Timespec) *timestamppb.Timestamp {
 func (f *folder) read(name string, v *pb.Volume) {
 	fd, err := unix.Openat(f.fd, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		v.Format, v.Trouble = "", reason(err).Error()
+		v.Format, v.Trouble = "", err.Error()
 		return
 	}
 	file := os.NewFile(uintptr(fd), v.Path)
@@ -146,7 +147,7 @@ func (f *folder) read(name string, v *pb.Volume) {
 		}
 	}
 	if header.Encrypted {
-		v.Encryption = &pb.Encryption{Format: define.LUKS}
+		v.Encryption = &pb.Encryption{Format: poolxml.LUKS}
 	}
 }
 
@@ -222,7 +223,7 @@ func (f *folder) size() (*pb.PoolSize, error) {
 	var room unix.Statfs_t
 	var st unix.Stat_t
 	if err := errors.Join(unix.Fstatfs(f.fd, &room), unix.Fstat(f.fd, &st)); err != nil {
-		return nil, system(err, "cannot statvfs path '%s'", f.path)
+		return nil, storage.SystemError(err, "cannot statvfs path '%s'", f.path)
 	}
 	unit := uint64(room.Frsize)
 	return &pb.PoolSize{
@@ -252,8 +253,8 @@ func (d *Driver) folder(ref *pb.Pool) (*folder, error) {
 
 // volume describes a volume, or fails with NoStorageVol.
 func (f *folder) volume(name string) (*pb.Volume, error) {
-	missing := verr.New(verr.NoStorageVol, "no storage vol with matching name '%s'", name).In(verr.FromStorage)
-	if define.CheckName(name) != nil || strings.HasPrefix(name, workPrefix) {
+	missing := storage.NoVolume(name)
+	if poolxml.CheckName(name) != nil || strings.HasPrefix(name, workPrefix) {
 		return nil, missing
 	}
 	v, err := f.look(name)

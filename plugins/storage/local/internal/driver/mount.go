@@ -3,28 +3,22 @@ package driver
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/plugins/storage/internal/command"
 	"github.com/lodgevirt/lodge/plugins/storage/local/internal/define"
+	"github.com/lodgevirt/lodge/sdk/storage"
 )
-
-// maxWords bounds what of a program's own words goes into an error, in bytes.
-const maxWords = 1024
 
 // mounted reports whether the pool's source is mounted at its target, as the kernel tells it (proc_pid_mountinfo(5)).
 func mounted(p *define.Pool) (bool, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return false, system(err, "cannot read mounts")
+		return false, storage.SystemError(err, "cannot read mounts")
 	}
 	defer func() { _ = f.Close() }()
 	lines := bufio.NewScanner(f)
@@ -98,60 +92,22 @@ func mount(ctx context.Context, p *define.Pool) error {
 	if p.Source.Format.Type == "cifs" {
 		opts = append(opts, "guest")
 	}
-	if p.Options != nil {
-		for _, o := range p.Options.Options {
+	if p.Mount != nil {
+		for _, o := range p.Mount.Options {
 			opts = append(opts, o.Name)
 		}
 	}
 	opts = append(opts, "nodev", "nosuid", "noexec")
 	args = append(args, "-o", strings.Join(opts, ","), "--", p.Remote(), p.Target.Path)
-	if err := command(ctx, "mount", args...); err != nil {
-		return failed("cannot mount '%s' on '%s': %w", p.Remote(), p.Target.Path, err)
+	if err := command.Run(ctx, "mount", args...); err != nil {
+		return storage.Failed("cannot mount '%s' on '%s': %w", p.Remote(), p.Target.Path, err)
 	}
 	return nil
 }
 
 func unmount(ctx context.Context, p *define.Pool) error {
-	if err := command(ctx, "umount", "--", p.Target.Path); err != nil {
-		return failed("cannot unmount '%s': %w", p.Target.Path, err)
+	if err := command.Run(ctx, "umount", "--", p.Target.Path); err != nil {
+		return storage.Failed("cannot unmount '%s': %w", p.Target.Path, err)
 	}
 	return nil
-}
-
-// command runs a program to its end, and tells its own words where it fails.
-func command(ctx context.Context, name string, args ...string) error {
-	_, err := output(ctx, name, args...)
-	return err
-}
-
-// output runs a program and returns what it prints, at most 4 MiB.
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	path, err := exec.LookPath(name)
-	if errors.Is(err, exec.ErrDot) || err != nil {
-		return "", fmt.Errorf("%s is not installed", name)
-	}
-	cmd := exec.CommandContext(ctx, filepath.Clean(path), args...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.WaitDelay = 2 * time.Second
-	out, words := &bounded{limit: 4 << 20}, &bounded{limit: maxWords}
-	cmd.Stdout, cmd.Stderr = out, words
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return "", fmt.Errorf("%s: %w", name, ctx.Err())
-		}
-		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(words.text.String()))
-	}
-	return out.text.String(), nil
-}
-
-// bounded keeps the first bytes that are written to it.
-type bounded struct {
-	text  strings.Builder
-	limit int
-}
-
-// Write implements io.Writer.
-func (b *bounded) Write(p []byte) (int, error) {
-	b.text.Write(p[:min(len(p), max(0, b.limit-b.text.Len()))])
-	return len(p), nil
 }

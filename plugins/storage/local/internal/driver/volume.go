@@ -13,9 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lodgevirt/lodge/plugins/storage/internal/qemuimg"
+	"github.com/lodgevirt/lodge/plugins/storage/internal/wipe"
 	"github.com/lodgevirt/lodge/plugins/storage/local/internal/define"
-	"github.com/lodgevirt/lodge/plugins/storage/local/internal/qemuimg"
-	"github.com/lodgevirt/lodge/plugins/storage/local/internal/wipe"
+	"github.com/lodgevirt/lodge/sdk/poolxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/storage"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -61,12 +62,12 @@ func (f *folder) begin() (*making, error) {
 	m := &making{folder: f, name: workPrefix + hex.EncodeToString(id[:])}
 	fd, err := unix.Openat(f.fd, m.name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, volumeMode)
 	if err != nil {
-		return nil, system(err, "cannot create file in '%s'", f.path)
+		return nil, storage.SystemError(err, "cannot create file in '%s'", f.path)
 	}
 	m.file = os.NewFile(uintptr(fd), m.path())
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		m.end()
-		return nil, system(err, "cannot lock file in '%s'", f.path)
+		return nil, storage.SystemError(err, "cannot lock file in '%s'", f.path)
 	}
 	return m, nil
 }
@@ -74,16 +75,16 @@ func (f *folder) begin() (*making, error) {
 func (m *making) path() string { return filepath.Join(m.folder.path, m.name) }
 
 // publish gives the file its permissions and then its name, unless there is one of that name.
-func (m *making) publish(name string, p *define.Permissions) error {
+func (m *making) publish(name string, p *poolxml.Permissions) error {
 	mode, owner, group := p.Values(volumeMode)
 	if err := m.file.Chown(owner, group); err != nil {
-		return system(err, "cannot chown volume '%s' to (%d, %d)", name, owner, group)
+		return storage.SystemError(err, "cannot chown volume '%s' to (%d, %d)", name, owner, group)
 	}
 	if err := unix.Fchmod(int(m.file.Fd()), mode); err != nil {
-		return system(err, "cannot set mode of volume '%s' to %04o", name, mode)
+		return storage.SystemError(err, "cannot set mode of volume '%s' to %04o", name, mode)
 	}
 	if err := m.file.Sync(); err != nil {
-		return system(err, "cannot write volume '%s'", name)
+		return storage.SystemError(err, "cannot write volume '%s'", name)
 	}
 	err := unix.Renameat2(m.folder.fd, m.name, m.folder.fd, name, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // network file systems
@@ -95,7 +96,7 @@ func (m *making) publish(name string, p *define.Permissions) error {
 		return exists(name)
 	}
 	if err != nil {
-		return system(err, "cannot name volume '%s'", name)
+		return storage.SystemError(err, "cannot name volume '%s'", name)
 	}
 	m.done = true
 	return nil
@@ -131,7 +132,7 @@ func (d *Driver) Create(ctx context.Context, req *pb.CreateRequest, progress sto
 	if err := unix.Faccessat(f.fd, def.Name, unix.F_OK, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 		return nil, exists(def.Name)
 	}
-	if def.Target.Format.Type == define.Folder {
+	if def.Target.Format.Type == poolxml.Folder {
 		return f.makeFolder(def)
 	}
 	m, err := f.begin()
@@ -149,29 +150,29 @@ func (d *Driver) Create(ctx context.Context, req *pb.CreateRequest, progress sto
 }
 
 // makeFolder makes a volume that is a folder.
-func (f *folder) makeFolder(def *define.Volume) (*pb.Volume, error) {
+func (f *folder) makeFolder(def *poolxml.Volume) (*pb.Volume, error) {
 	mode, owner, group := def.Target.Permissions.Values(volumeFolderMode)
 	if err := unix.Mkdirat(f.fd, def.Name, 0o700); err != nil {
-		return nil, system(err, "cannot create path '%s'", filepath.Join(f.path, def.Name))
+		return nil, storage.SystemError(err, "cannot create path '%s'", filepath.Join(f.path, def.Name))
 	}
 	err := errors.Join(unix.Fchownat(f.fd, def.Name, owner, group, unix.AT_SYMLINK_NOFOLLOW), unix.Fchmodat(f.fd, def.Name, mode, 0))
 	if err != nil {
-		return nil, errors.Join(system(err, "cannot set permissions of '%s'", filepath.Join(f.path, def.Name)),
+		return nil, errors.Join(storage.SystemError(err, "cannot set permissions of '%s'", filepath.Join(f.path, def.Name)),
 			unix.Unlinkat(f.fd, def.Name, unix.AT_REMOVEDIR))
 	}
 	return f.volume(def.Name)
 }
 
 // fill makes the content of a volume.
-func (d *Driver) fill(ctx context.Context, m *making, def *define.Volume, req *pb.CreateRequest, progress storage.Progress) error {
+func (d *Driver) fill(ctx context.Context, m *making, def *poolxml.Volume, req *pb.CreateRequest, progress storage.Progress) error {
 	format, from := def.Target.Format.Type, req.GetFrom()
-	plain := (format == define.Raw || format == "iso") && def.Target.Encryption == nil
+	plain := (format == poolxml.Raw || format == "iso") && def.Target.Encryption == nil
 	switch {
 	case from != nil && from.GetEncryption() != nil, from != nil && def.Target.Encryption != nil:
 		return verr.New(verr.ConfigUnsupported, "encrypted volumes cannot be copied").In(verr.FromStorage)
 	case from != nil && from.GetType() == pb.VolumeType_VOLUME_TYPE_DIR:
 		return verr.New(verr.ConfigUnsupported, "volume '%s' is a folder, which cannot be copied", from.GetName()).In(verr.FromStorage)
-	case from != nil && plain && from.GetFormat() == define.Raw:
+	case from != nil && plain && from.GetFormat() == poolxml.Raw:
 		return m.copy(ctx, from, def, req.GetFlags()&reflink != 0, progress)
 	case req.GetFlags()&reflink != 0:
 		return verr.New(verr.ConfigUnsupported, "only raw volumes can be copied as references").In(verr.FromStorage)
@@ -182,29 +183,29 @@ func (d *Driver) fill(ctx context.Context, m *making, def *define.Volume, req *p
 		if ctx.Err() != nil {
 			return verr.New(verr.OperationAborted, "making volume '%s' was given up: %w", def.Name, err).In(verr.FromStorage)
 		}
-		return failed("cannot make volume '%s': %w", def.Name, err)
+		return storage.Failed("cannot make volume '%s': %w", def.Name, err)
 	}
 	return nil
 }
 
 // grow makes a raw volume: its size, and room for as much of it as is wanted.
-func (m *making) grow(def *define.Volume) error {
+func (m *making) grow(def *poolxml.Volume) error {
 	fd := int(m.file.Fd())
 	if err := unix.Ftruncate(fd, int64(def.CapacityBytes)); err != nil {
-		return system(err, "cannot extend file '%s'", def.Name)
+		return storage.SystemError(err, "cannot extend file '%s'", def.Name)
 	}
 	room := min(def.AllocationBytes, def.CapacityBytes)
 	if room == 0 {
 		return nil
 	}
 	if err := unix.Fallocate(fd, 0, 0, int64(room)); err != nil {
-		return system(err, "cannot allocate %d bytes in file '%s'", room, def.Name)
+		return storage.SystemError(err, "cannot allocate %d bytes in file '%s'", room, def.Name)
 	}
 	return nil
 }
 
 // image has qemu-img make the content.
-func (m *making) image(ctx context.Context, def *define.Volume, req *pb.CreateRequest) error {
+func (m *making) image(ctx context.Context, def *poolxml.Volume, req *pb.CreateRequest) error {
 	i := qemuimg.Image{Path: m.path(), Format: def.Target.Format.Type, Size: def.CapacityBytes}
 	t := &def.Target
 	if t.Encryption != nil {
@@ -212,14 +213,14 @@ func (m *making) image(ctx context.Context, def *define.Volume, req *pb.CreateRe
 			return errors.New("the value of its secret did not come along")
 		}
 		i.Passphrase = req.GetSecrets()[0].GetValue()
-		if i.Format == define.Raw {
-			i.Format = define.LUKS
+		if i.Format == poolxml.Raw {
+			i.Format = poolxml.LUKS
 		}
 	}
 	if i.Format == "iso" {
-		i.Format = define.Raw
+		i.Format = poolxml.Raw
 	}
-	if i.Format == define.QCOW2 {
+	if i.Format == poolxml.QCOW2 {
 		i.Options = qcow2Options(t, req.GetFlags(), def)
 	}
 	if def.Backing != nil {
@@ -242,7 +243,7 @@ func (m *making) image(ctx context.Context, def *define.Volume, req *pb.CreateRe
 }
 
 // qcow2Options are those that a definition and the flags of a call ask for.
-func qcow2Options(t *define.VolumeTarget, flags uint32, def *define.Volume) []string {
+func qcow2Options(t *poolxml.VolumeTarget, flags uint32, def *poolxml.Volume) []string {
 	const preallocMetadata = 1 << 0
 	compat := t.Compat
 	if compat == "" {
@@ -278,7 +279,7 @@ func (d *Driver) Remove(_ context.Context, req *pb.RemoveRequest) error {
 	}
 	defer f.close()
 	name := req.GetVolume().GetName()
-	if err := define.CheckName(name); err != nil {
+	if err := poolxml.CheckName(name); err != nil {
 		return err
 	}
 	how := 0
@@ -287,25 +288,25 @@ func (d *Driver) Remove(_ context.Context, req *pb.RemoveRequest) error {
 	}
 	err = unix.Unlinkat(f.fd, name, how)
 	if errors.Is(err, fs.ErrNotExist) {
-		return verr.New(verr.NoStorageVol, "no storage vol with matching name '%s'", name).In(verr.FromStorage)
+		return storage.NoVolume(name)
 	}
 	if err != nil {
-		return system(err, "cannot unlink file '%s'", filepath.Join(f.path, name))
+		return storage.SystemError(err, "cannot unlink file '%s'", filepath.Join(f.path, name))
 	}
 	return nil
 }
 
 // open opens the file of a volume, which must not be a link that leads out of the folder.
 func (f *folder) open(v *pb.Volume, flags int) (*os.File, error) {
-	if err := define.CheckName(v.GetName()); err != nil {
+	if err := poolxml.CheckName(v.GetName()); err != nil {
 		return nil, err
 	}
 	fd, err := unix.Openat(f.fd, v.GetName(), flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, verr.New(verr.NoStorageVol, "no storage vol with matching name '%s'", v.GetName()).In(verr.FromStorage)
+		return nil, storage.NoVolume(v.GetName())
 	}
 	if err != nil {
-		return nil, system(err, "cannot open volume '%s'", v.GetPath())
+		return nil, storage.SystemError(err, "cannot open volume '%s'", v.GetPath())
 	}
 	return os.NewFile(uintptr(fd), v.GetPath()), nil
 }
@@ -322,13 +323,13 @@ func (d *Driver) Resize(ctx context.Context, req *pb.ResizeRequest) (*pb.Volume,
 	if size < 0 {
 		return nil, verr.New(verr.Overflow, "capacity %d is too big", req.GetCapacity()).In(verr.FromStorage)
 	}
-	if v.GetFormat() != define.Raw && v.GetFormat() != "iso" {
-		if req.GetFlags()&allocate != 0 && v.GetFormat() != define.QCOW2 {
+	if v.GetFormat() != poolxml.Raw && v.GetFormat() != "iso" {
+		if req.GetFlags()&allocate != 0 && v.GetFormat() != poolxml.QCOW2 {
 			return nil, verr.New(verr.OperationInvalid, "preallocation is only supported for raw and qcow2 volumes").In(verr.FromStorage)
 		}
 		err := qemuimg.Resize(ctx, v.GetPath(), v.GetFormat(), req.GetCapacity(), req.GetFlags()&shrink != 0, req.GetFlags()&allocate != 0)
 		if err != nil {
-			return nil, failed("cannot resize volume '%s': %w", v.GetPath(), err)
+			return nil, storage.Failed("cannot resize volume '%s': %w", v.GetPath(), err)
 		}
 		return f.volume(v.GetName())
 	}
@@ -338,11 +339,11 @@ func (d *Driver) Resize(ctx context.Context, req *pb.ResizeRequest) (*pb.Volume,
 	}
 	defer func() { _ = file.Close() }()
 	if err := unix.Ftruncate(int(file.Fd()), size); err != nil {
-		return nil, system(err, "failed to truncate file '%s'", v.GetPath())
+		return nil, storage.SystemError(err, "failed to truncate file '%s'", v.GetPath())
 	}
 	if req.GetFlags()&allocate != 0 && size > 0 {
 		if err := unix.Fallocate(int(file.Fd()), 0, 0, size); err != nil {
-			return nil, errors.Join(system(err, "failed to pre-allocate space for file '%s'", v.GetPath()),
+			return nil, errors.Join(storage.SystemError(err, "failed to pre-allocate space for file '%s'", v.GetPath()),
 				unix.Ftruncate(int(file.Fd()), int64(v.GetCapacity())))
 		}
 	}
@@ -367,12 +368,12 @@ func (d *Driver) Wipe(ctx context.Context, req *pb.WipeRequest, progress storage
 	defer func() { _ = file.Close() }()
 	size, err := file.Seek(0, 2)
 	if err != nil {
-		return system(err, "failed to find the size of volume '%s'", v.GetPath())
+		return storage.SystemError(err, "failed to find the size of volume '%s'", v.GetPath())
 	}
 	if req.GetAlgorithm() == wipe.Zero && sparse(file) {
 		// What has no room on the disk holds nothing to overwrite.
 		if err := errors.Join(unix.Ftruncate(int(file.Fd()), 0), unix.Ftruncate(int(file.Fd()), size)); err != nil {
-			return system(err, "failed to truncate volume '%s'", v.GetPath())
+			return storage.SystemError(err, "failed to truncate volume '%s'", v.GetPath())
 		}
 		return nil
 	}
@@ -380,7 +381,7 @@ func (d *Driver) Wipe(ctx context.Context, req *pb.WipeRequest, progress storage
 		if ctx.Err() != nil {
 			return verr.New(verr.OperationAborted, "wiping volume '%s' was given up: %w", v.GetName(), err).In(verr.FromStorage)
 		}
-		return system(err, "cannot wipe volume '%s'", v.GetPath())
+		return storage.SystemError(err, "cannot wipe volume '%s'", v.GetPath())
 	}
 	return nil
 }

@@ -7,38 +7,24 @@ package qemuimg
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/lodgevirt/lodge/plugins/storage/internal/command"
 )
 
 const (
 	program = "qemu-img"
-	// maxWords bounds what of a failed process' own words goes into an error, in bytes.
-	maxWords = 1024
-	// killWait is how long a killed process' pipes are waited for.
-	killWait = 2 * time.Second
 	// secretID names the passphrase among the process' objects.
 	secretID = "sec0"
 	// secretFD is the descriptor that it has there.
 	secretFD = 3
 )
 
-// ErrMissing says that there is no qemu-img.
-var ErrMissing = errors.New("qemu-img is not installed")
-
 // Available reports whether images of formats other than raw can be made here.
-func Available() bool {
-	_, err := exec.LookPath(program)
-	return err == nil
-}
+func Available() bool { return command.Available(program) }
 
 // Image is an image to be made.
 type Image struct {
@@ -116,50 +102,14 @@ func Resize(ctx context.Context, path, format string, size uint64, shrink bool, 
 
 // run runs qemu-img to its end.
 func run(ctx context.Context, passphrase []byte, args ...string) error {
-	path, err := exec.LookPath(program)
-	if err != nil {
-		return ErrMissing
-	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.WaitDelay = killWait
-	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	words := &limited{}
-	cmd.Stdout, cmd.Stderr = io.Discard, words
+	c := command.Command{Name: program, Args: args}
 	if passphrase != nil {
-		f, err := memory(passphrase)
+		f, err := command.Memory(passphrase)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		cmd.ExtraFiles = []*os.File{f}
+		c.Files = []*os.File{f}
 	}
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s %s: %w", program, args[0], ctx.Err())
-		}
-		return fmt.Errorf("%s %s: %w: %s", program, args[0], err, strings.TrimSpace(words.text.String()))
-	}
-	return nil
-}
-
-// memory is a file that is nowhere on a disk.
-func memory(content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("passphrase", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "passphrase")
-	if _, err := f.WriteAt(content, 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("make file in memory: %w", err), f.Close())
-	}
-	return f, nil
-}
-
-// limited keeps the first words.
-type limited struct{ text strings.Builder }
-
-// Write implements io.Writer.
-func (l *limited) Write(p []byte) (int, error) {
-	l.text.Write(p[:min(len(p), max(0, maxWords-l.text.Len()))])
-	return len(p), nil
+	return c.Run(ctx)
 }

@@ -1,4 +1,4 @@
-package define
+package poolxml
 
 import (
 	"encoding/xml"
@@ -14,7 +14,7 @@ import (
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// Formats of volumes that can be made, by what makes them.
+// Formats of volumes.
 const (
 	Raw    = "raw"
 	QCOW2  = "qcow2"
@@ -26,9 +26,6 @@ const (
 var VolumeFormats = []string{
 	"none", "raw", "dir", "bochs", "cloop", "dmg", "iso", "vpc", "vdi", "fat", "vhd", "ploop", "cow", "qcow", "qcow2", "qed", "vmdk",
 }
-
-// made are the formats that this driver makes.
-var made = []string{Raw, "iso", Folder, "qcow", QCOW2, "qed", "vmdk", "vpc", "vdi"}
 
 // Volume is a volume's definition.
 type Volume struct {
@@ -58,7 +55,7 @@ type VolumeTarget struct {
 	Compat      string       `xml:"compat"`
 	NoCOW       *struct{}    `xml:"nocow"`
 	ClusterSize *Size        `xml:"clusterSize"`
-	Features    *Features    `xml:"features"`
+	Features    *Qcow2       `xml:"features"`
 
 	// Cluster is the cluster size in bytes, or 0.
 	Cluster uint64 `xml:"-"`
@@ -66,16 +63,12 @@ type VolumeTarget struct {
 
 // Encryption is how a volume is encrypted.
 type Encryption struct {
-	Format string `xml:"format,attr"`
-	Secret *struct {
-		Type  string `xml:"type,attr"`
-		UUID  string `xml:"uuid,attr"`
-		Usage string `xml:"usage,attr"`
-	} `xml:"secret"`
+	Format string     `xml:"format,attr"`
+	Secret *SecretRef `xml:"secret"`
 }
 
-// Features are those of qcow2.
-type Features struct {
+// Qcow2 are the features of that format.
+type Qcow2 struct {
 	LazyRefcounts *struct{} `xml:"lazy_refcounts"`
 	ExtendedL2    *struct{} `xml:"extended_l2"`
 }
@@ -112,8 +105,9 @@ func (s *Size) bytes(what string) (uint64, error) {
 	return n * unit, nil
 }
 
-// ParseVolume reads and completes a definition. A size that is not stated is from's; from is nil for an empty volume.
-func ParseVolume(text string, from *uint64) (*Volume, error) {
+// ParseVolume reads a definition and completes it: sizes, and the format, which is one of formats; the first is the default. A size that
+// is not stated is from's; from is nil for an empty volume. What else the definition asks for is for NeedPlain or NeedImage to check.
+func ParseVolume(text string, from *uint64, formats ...string) (*Volume, error) {
 	if err := domxml.Check(text, "volume"); err != nil {
 		return nil, err
 	}
@@ -125,20 +119,20 @@ func ParseVolume(text string, from *uint64) (*Volume, error) {
 	if err := CheckName(v.Name); err != nil {
 		return nil, err
 	}
+	if v.Backing != nil && v.Backing.Path == "" {
+		v.Backing = nil
+	}
 	if err := v.sizes(from); err != nil {
 		return nil, err
 	}
 	if v.Target.Format == nil || v.Target.Format.Type == "" || v.Target.Format.Type == "unknown" {
-		v.Target.Format = &Format{Raw}
+		v.Target.Format = &Format{formats[0]}
 	}
-	if f := v.Target.Format.Type; !slices.Contains(made, f) {
+	if f := v.Target.Format.Type; !slices.Contains(formats, f) {
 		if !slices.Contains(VolumeFormats, f) {
 			return nil, verr.New(verr.XMLError, "unknown volume format type %s", f)
 		}
 		return nil, verr.New(verr.ConfigUnsupported, "volumes of format '%s' cannot be made", f)
-	}
-	if err := v.target(); err != nil {
-		return nil, err
 	}
 	return v, v.Target.Permissions.check()
 }
@@ -163,7 +157,19 @@ func (v *Volume) sizes(from *uint64) error {
 	return nil
 }
 
-func (v *Volume) target() error {
+// NeedPlain refuses what only files with images in them can have.
+func (v *Volume) NeedPlain() error {
+	switch {
+	case v.Target.Encryption != nil:
+		return verr.New(verr.ConfigUnsupported, "volume '%s' cannot be encrypted in a pool of this type", v.Name)
+	case v.Backing != nil:
+		return verr.New(verr.ConfigUnsupported, "volume '%s' cannot have a backing store in a pool of this type", v.Name)
+	}
+	return nil
+}
+
+// NeedImage checks and completes what files with images in them can have.
+func (v *Volume) NeedImage() error {
 	t := &v.Target
 	var err error
 	if t.Cluster, err = t.ClusterSize.bytes("cluster size"); err != nil {
@@ -182,8 +188,7 @@ func (v *Volume) target() error {
 			return verr.New(verr.XMLError, "encryption of volume '%s' names no secret", v.Name)
 		}
 	}
-	if v.Backing == nil || v.Backing.Path == "" {
-		v.Backing = nil
+	if v.Backing == nil {
 		return nil
 	}
 	if !filepath.IsAbs(v.Backing.Path) {

@@ -20,6 +20,8 @@ LDFLAGS := -s -w -X github.com/lodgevirt/lodge/host/internal/version.Version=$(V
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Folders below plugins/; the last part of each is the plugin's name.
 PLUGINS := qemu test storage/local lock/sanlock lock/etcd
+# Those that use C libraries where scripts/tags finds them, and tell by their capabilities what is missing where it does not.
+CGO_PLUGINS :=
 
 # Versions of the tools that generate and check code. `go install` builds them into build/tools.
 BUF             := github.com/bufbuild/buf/cmd/buf@v1.75.0
@@ -46,11 +48,14 @@ build: toolchain ## Build the daemons, the command and the plugins into bin/
 	@$(GOBUILD) -o bin/lodged ./host/cmd/lodged
 	@$(GOBUILD) -o bin/lodge-lockd ./host/cmd/lodge-lockd
 	@$(GOBUILD) -o bin/lodge ./host/cmd/lodge
-	@for p in $(PLUGINS); do \
-	  n=$${p##*/}; \
-	  $(GOBUILD) -o bin/plugins/lodge-plugin-$$n ./plugins/$$p; \
-	  install -m 0644 plugins/$$p/$$n.toml bin/plugins/$$n.toml; \
-	done
+	@plugin() { \
+	  n=$${1##*/}; \
+	  $(GOBUILD) $$tags -o bin/plugins/lodge-plugin-$$n ./plugins/$$1; \
+	  install -m 0644 plugins/$$1/$$n.toml bin/plugins/$$n.toml; \
+	}; \
+	tags=; for p in $(PLUGINS); do plugin $$p; done; \
+	tags=$$(scripts/tags); [ -z "$$tags" ] || export CGO_ENABLED=1; \
+	tags="-tags=$$tags"; for p in $(CGO_PLUGINS); do plugin $$p; done
 	@echo "built bin/ ($(VERSION))"
 
 .PHONY: demo
@@ -60,6 +65,14 @@ demo: deps build ## Boot a Linux guest with virsh, kill every daemon, and watch 
 .PHONY: test
 test: deps build ## Run every test
 	LODGE_BIN=$(CURDIR)/bin go test -timeout 20m $(TEST)
+ifneq ($(CGO_PLUGINS),)
+	@$(MAKE) --no-print-directory test-cgo
+endif
+
+.PHONY: test-cgo
+test-cgo: deps ## Run the tests of the plugins that use C libraries
+	@tags=$$(scripts/tags); case $$tags in *pacific*libiscsi*) ;; *) echo "C libraries found: '$$tags'; tests of others are skipped" ;; esac; \
+	[ -z "$$tags" ] || LODGE_BIN=$(CURDIR)/bin CGO_ENABLED=1 go test -timeout 20m -tags "$$tags" $(CGO_PLUGINS:%=./plugins/%/...)
 
 .PHONY: test-short
 test-short: toolchain ## Run the tests that start no guest and no daemon

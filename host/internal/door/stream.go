@@ -21,8 +21,8 @@ const (
 	maxChunk = 262120
 	// smallFrame is what a frame from the client counts for at least, so that tiny ones are bounded in number too.
 	smallFrame = 4 << 10
-	// pooledFrame is from where on a frame waits in one of the big buffers that are used again.
-	pooledFrame = 32 << 10
+	// keptFrame is from where on a frame waits in the buffer in which it came.
+	keptFrame = 32 << 10
 )
 
 var (
@@ -57,6 +57,8 @@ type stream struct {
 type inbound struct {
 	data []byte
 	hole uint64
+	// buffer is what data lies in, if that is to be used again.
+	buffer []byte
 }
 
 // streamHole is the payload of a hole.
@@ -157,7 +159,7 @@ func (st *stream) give(in inbound) error {
 		return device.hole(in.hole)
 	}
 	_, err := st.device.Write(in.data)
-	rpc.Release(in.data)
+	rpc.Release(in.buffer)
 	st.room.Release(weight(len(in.data), st.owner.lim.StreamBytes))
 	return err
 }
@@ -177,8 +179,8 @@ func (st *stream) close() {
 // weight is what a frame takes of a stream's room.
 func weight(size, room int) int64 { return int64(min(max(size, smallFrame), room)) }
 
-// put queues data for the device.
-func (st *stream) put(data []byte) {
+// put queues data for the device, which has come from a reader.
+func (st *stream) put(data []byte, from *rpc.Reader) {
 	if len(data) == 0 {
 		return
 	}
@@ -191,11 +193,14 @@ func (st *stream) put(data []byte) {
 			return
 		}
 	}
-	var kept []byte
-	if len(data) > pooledFrame {
-		kept = rpc.Buffer(len(data))[:0]
+	in := inbound{data: data}
+	if len(data) > keptFrame {
+		in.buffer = from.Keep()
 	}
-	st.queue(inbound{data: append(kept, data...)})
+	if in.buffer == nil {
+		in.data = append([]byte(nil), data...)
+	}
+	st.queue(in)
 }
 
 // queue hands something to copyIn.

@@ -87,6 +87,17 @@ func (r *Reader) Next() (Frame, error) {
 	return r.takeFiles(f)
 }
 
+// Keep gives the buffer in which the last frame's payload lies to the caller, so that the payload stays valid until the caller hands the
+// buffer to Release. It returns nil where that cannot be done, and the payload has to be copied.
+func (r *Reader) Keep() []byte {
+	if len(r.buf) <= readBuffer || r.start != r.end {
+		return nil
+	}
+	kept := r.buf
+	r.buf, r.start, r.end = r.small, 0, 0
+	return kept
+}
+
 // Close releases descriptors that were received and not taken. It does not close the connection.
 func (r *Reader) Close() {
 	if r.fds != nil {

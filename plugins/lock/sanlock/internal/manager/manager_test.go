@@ -251,6 +251,7 @@ func TestWhatSanlockCannotDoIsRefusedByName(t *testing.T) {
 		"a lockspace of 49 bytes":        {[]*pb.Resource{lease(func(r *pb.Resource) { r.Lockspace = strings.Repeat("k", 49) })}, verr.ConfigUnsupported, "48 bytes"},
 		"a path of 1024 bytes":           {[]*pb.Resource{lease(func(r *pb.Resource) { r.Path = "/" + strings.Repeat("k", 1023) })}, verr.ConfigUnsupported, "1023 bytes"},
 		"a disk shared and alone":        {[]*pb.Resource{disk("/images/a"), sharedDisk("/images/a")}, verr.ConfigUnsupported, "wanted twice"},
+		"a disk with a relative path":    {[]*pb.Resource{disk("/images/a"), disk("images/a")}, verr.ConfigUnsupported, `disk "images/a" cannot be locked`},
 		"a lease without a path":         {[]*pb.Resource{lease(func(r *pb.Resource) { r.Path = "" })}, verr.ConfigUnsupported, "path"},
 		"a lockspace that is not joined": {[]*pb.Resource{lease(func(*pb.Resource) {})}, verr.OperationInvalid, "add_lockspace"},
 	} {

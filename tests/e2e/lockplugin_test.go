@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,9 +29,9 @@ type lockService struct {
 	manager string
 	// settings are the plugin's on the hosts that share storage, and names those that its messages give the hosts, or what has a lock there.
 	settings, names []string
-	// lose takes a guest's lock away from the first host, in a way that its core has to hear of. The returned function lets the host have
-	// it again.
-	lose func(t *testing.T, lock, pid string) (mend func())
+	// losses are ways to take a guest's lock away from the first host, by what is said of them, of which its core has to hear. The
+	// returned function lets the host have it again.
+	losses map[string]func(t *testing.T, lock, pid string) (mend func())
 }
 
 // TestLockPlugins holds of each lock manager that is a plugin what is promised to guests of two hosts that share storage.
@@ -241,17 +242,28 @@ func endFreesTheLock(p *lockPair) {
 	virsh(p.T, p.first(), qemuURI, "destroy", "first")
 	virsh(p.T, p.second(), qemuURI, "start", "second")
 	virsh(p.T, p.second(), qemuURI, "destroy", "second")
-	virsh(p.T, p.first(), qemuURI, "start", "first")
-	if killed, err := p.first().Kill(rig.Guest); err != nil || len(killed) != 1 {
-		p.Fatalf("%v is dead, %v", killed, err)
+	for _, kinds := range [][]rig.Kind{{rig.Guest}, {rig.Core, rig.Plugin, rig.Guest}} {
+		virsh(p.T, p.first(), qemuURI, "start", "first")
+		p.kill(kinds...)
+		if kinds[0] == rig.Core {
+			p.start(p.first())
+		}
+		eventually(p.T, lockWait, func() error {
+			return p.order(p.second(), "second", (*libvirt.Libvirt).DomainCreate)
+		})
+		p.wantState(p.first(), "first", "shut off")
+		virsh(p.T, p.second(), qemuURI, "destroy", "second")
 	}
-	eventually(p.T, lockWait, func() error {
-		return p.order(p.second(), "second", (*libvirt.Libvirt).DomainCreate)
-	})
-	virsh(p.T, p.second(), qemuURI, "destroy", "second")
 }
 
 func lostLockIsActedUpon(p *lockPair) {
+	for name, lose := range p.service.losses {
+		p.Run(name, func(t *testing.T) { q := *p; q.T = t; q.wantPaused(lose) })
+	}
+}
+
+// wantPaused holds that a guest which has lost its lock is paused, and goes on with it later.
+func (p *lockPair) wantPaused(lose func(t *testing.T, lock, pid string) (mend func())) {
 	virsh(p.T, p.first(), qemuURI, "start", "first")
 	lock, pid := p.wantListed("before the lock is lost,")
 	told := make(chan string, 1)
@@ -260,7 +272,7 @@ func lostLockIsActedUpon(p *lockPair) {
 		told <- out
 	}()
 	time.Sleep(2 * time.Second) // virsh registers, on a busy machine too
-	mend := p.service.lose(p.T, lock, pid)
+	mend := lose(p.T, lock, pid)
 	if out := <-told; !strings.Contains(out, "lease-lost") || !strings.Contains(out, p.image) {
 		p.Errorf("virsh was told %q", out)
 	}
@@ -318,16 +330,19 @@ func (d *daemon) kill() {
 	_ = d.cmd.Wait()
 }
 
-// awaitDial waits until somebody listens.
-func (d *daemon) awaitDial(network, address string) {
+// await waits until somebody listens, and skips the test if nobody ever does.
+func (d *daemon) await(network, address string) {
 	d.t.Helper()
-	eventually(d.t, lockWait, func() error {
+	for limit := time.Now().Add(lockWait); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := new(net.Dialer).DialContext(d.t.Context(), network, address)
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", d.args[0], err, rig.Tail(d.log))
+		if err == nil {
+			_ = conn.Close()
+			return
 		}
-		return conn.Close()
-	})
+		if time.Now().After(limit) {
+			d.t.Skipf("%s does not answer: %v\n%s", d.args[0], err, rig.Tail(d.log))
+		}
+	}
 }
 
 // startEtcd starts an etcd of one member. A lock is lost while it is away.
@@ -339,8 +354,9 @@ func startEtcd(t *testing.T) *lockService {
 	d := startDaemon(t, []string{"ETCD_UNSUPPORTED_ARCH=arm64"}, "etcd", "--name", "m", "--data-dir", filepath.Join(t.TempDir(), "data"),
 		"--log-level", "warn", "--listen-client-urls", "http://"+client, "--advertise-client-urls", "http://"+client,
 		"--listen-peer-urls", "http://"+peer, "--initial-advertise-peer-urls", "http://"+peer, "--initial-cluster", "m=http://"+peer)
-	d.awaitDial("tcp", client)
-	s := &lockService{manager: "etcd", names: []string{"first", "second"}, lose: func(*testing.T, string, string) func() {
+	d.await("tcp", client)
+	s := &lockService{manager: "etcd", names: []string{"first", "second"}}
+	s.losses = map[string]func(*testing.T, string, string) func(){"etcd is away": func(*testing.T, string, string) func() {
 		d.kill()
 		killed := time.Now()
 		return func() {
@@ -366,14 +382,14 @@ func freeAddress(t *testing.T) string {
 }
 
 // startSanlock starts a daemon for each host, with the shortest timeout of its I/O and without a watchdog. A lock is lost when an operator
-// has the daemon give it up.
+// has the daemon give it up, and when the storage of the leases hangs.
 func startSanlock(t *testing.T) *lockService {
 	t.Helper()
 	need(t, "sanlock")
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run sanlock")
 	}
-	leases := t.TempDir()
+	leases, freeze := leaseStorage(t)
 	s := &lockService{manager: "sanlock"}
 	var runDirs []string
 	for n := range 2 {
@@ -385,12 +401,12 @@ func startSanlock(t *testing.T) *lockService {
 		name := fmt.Sprintf("machine-%d", n+1)
 		d := startDaemon(t, []string{"SANLOCK_RUN_DIR=" + dir, "SANLOCK_PRIVILEGED=0"},
 			"sanlock", "daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-U", "root", "-G", "root", "-e", name, "-o", "1")
-		d.awaitDial("unix", filepath.Join(dir, "sanlock.sock"))
+		d.await("unix", filepath.Join(dir, "sanlock.sock"))
 		runDirs, s.names = append(runDirs, dir), append(s.names, name)
 		s.settings = append(s.settings, fmt.Sprintf(
 			"host_id = %d\nauto_disk_leases = true\ndisk_lease_dir = %q\nio_timeout = 1\nrun_dir = %q\n", n+1, leases, dir))
 	}
-	s.lose = func(t *testing.T, lock, pid string) func() {
+	s.losses = map[string]func(*testing.T, string, string) func(){"it is given up": func(t *testing.T, lock, pid string) func() {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "sanlock", "client", "release", "-r", lock, "-p", pid)
 		cmd.Env = append(os.Environ(), "SANLOCK_RUN_DIR="+runDirs[0])
@@ -398,6 +414,43 @@ func startSanlock(t *testing.T) *lockService {
 			t.Fatalf("give up lock %s of process %s: %v: %s", lock, pid, err, out)
 		}
 		return func() {}
+	}}
+	if freeze != nil {
+		s.losses["its storage hangs"] = func(t *testing.T, _, _ string) func() { return freeze(t) }
 	}
 	return s
+}
+
+// leaseStorage is a folder on a file system of its own, with what has its writes hang until the returned function is called, or the test
+// ends. Where there are no loop devices it is an ordinary one, which cannot hang.
+func leaseStorage(t *testing.T) (folder string, freeze func(*testing.T) (thaw func())) {
+	t.Helper()
+	image, folder := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range [][]string{{"mkfs.ext4", "-q", "-F", image}, {"mount", "-o", "loop", image, folder}} {
+		if out, err := exec.CommandContext(t.Context(), words[0], words[1:]...).CombinedOutput(); err != nil {
+			t.Logf("no storage that hangs: %v: %v: %s", words, err, out)
+			return folder, nil
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.CommandContext(context.Background(), "umount", folder).CombinedOutput(); err != nil {
+			t.Errorf("unmount the leases: %v: %s", err, out)
+		}
+	})
+	const fiFreeze, fiThaw = 0xC0045877, 0xC0045878 // of linux/fs.h
+	return folder, func(t *testing.T) func() {
+		dir, err := os.Open(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0); err != nil {
+			t.Fatal(err)
+		}
+		thaw := sync.OnceFunc(func() { _ = errors.Join(unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0), dir.Close()) })
+		t.Cleanup(thaw)
+		return thaw
+	}
 }

@@ -36,6 +36,7 @@ func TestLockPlugins(t *testing.T) {
 				name string
 				run  func(*lockPair)
 			}{
+				{"pretended disks are no matter of the hosts", pretendedDisksAreNoMatter},
 				{"one host has the disk", oneHostHasTheDisk},
 				{"a suspended guest gives its lock up", suspendedGuestGivesItsLockUp},
 				{"whoever is killed, the lock stays", lockOutlivesThoseWhoAreKilled},
@@ -170,6 +171,15 @@ func (p *lockPair) wantState(h *rig.Host, name, want string) {
 		}
 		return nil
 	})
+}
+
+// pretendedDisksAreNoMatter looks at the guest that the test driver has on every host, with a disk of the same path.
+func pretendedDisksAreNoMatter(p *lockPair) {
+	for _, h := range p.hosts {
+		if got := virsh(p.T, h, testURI, "domstate", "test"); !strings.HasPrefix(got, "running") {
+			p.Errorf("the test driver's guest is %s", got)
+		}
+	}
 }
 
 func oneHostHasTheDisk(p *lockPair) {

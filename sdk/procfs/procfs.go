@@ -80,7 +80,7 @@ func read(path string) ([]byte, error) {
 // ParseStat reads the file /proc/PID/stat.
 func ParseStat(text []byte) (Stat, error) {
 	// Field 2, the name, is in parentheses and may hold anything, so the fields are counted after the last closing one.
-	const state, flags, userTime, systemTime, start = 3 - 3, 9 - 3, 14 - 3, 15 - 3, 22 - 3
+	const state, flags, userTime, systemTime, start = 0, 9 - 3, 14 - 3, 15 - 3, 22 - 3
 	const exiting = 0x4 // PF_EXITING of the kernel's sched.h
 	end := bytes.LastIndexByte(text, ')')
 	if end < 0 {

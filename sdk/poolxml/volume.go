@@ -65,6 +65,52 @@ type VolumeTarget struct {
 type Encryption struct {
 	Format string     `xml:"format,attr"`
 	Secret *SecretRef `xml:"secret"`
+	Cipher *Cipher    `xml:"cipher"`
+	IVGen  *IVGen     `xml:"ivgen"`
+}
+
+// Cipher is what encrypts; a name and a size in bits are stated, mode and hash may be.
+type Cipher struct {
+	Name string `xml:"name,attr"`
+	Size string `xml:"size,attr"`
+	Mode string `xml:"mode,attr"`
+	Hash string `xml:"hash,attr"`
+}
+
+// IVGen is what makes initialization vectors.
+type IVGen struct {
+	Name string `xml:"name,attr"`
+	Hash string `xml:"hash,attr"`
+}
+
+// check refuses what cannot be made, and words that a program could take for something else.
+func (e *Encryption) check(volume string) error {
+	switch {
+	case e.Format != LUKS:
+		return verr.New(verr.ConfigUnsupported, "volumes with encryption of format '%s' cannot be made: use luks", e.Format)
+	case e.Secret == nil:
+		return verr.New(verr.XMLError, "encryption of volume '%s' names no secret", volume)
+	case e.Cipher == nil && e.IVGen != nil:
+		return verr.New(verr.XMLError, "encryption of volume '%s' has an ivgen without a cipher", volume)
+	case e.Cipher == nil:
+		return nil
+	}
+	words := []string{e.Cipher.Name, e.Cipher.Mode, e.Cipher.Hash}
+	if e.IVGen != nil {
+		words = append(words, e.IVGen.Name, e.IVGen.Hash)
+		if e.IVGen.Name == "" {
+			return verr.New(verr.XMLError, "ivgen of volume '%s' has no name", volume)
+		}
+	}
+	for _, w := range words {
+		if strings.ContainsFunc(w, func(r rune) bool { return r != '-' && !unicode.IsDigit(r) && (r < 'a' || r > 'z') }) {
+			return verr.New(verr.XMLError, "'%s' is no word for an encryption", w)
+		}
+	}
+	if n, err := strconv.ParseUint(e.Cipher.Size, 10, 16); err != nil || n == 0 || e.Cipher.Name == "" {
+		return verr.New(verr.XMLError, "cipher of volume '%s' must have a name and a size", volume)
+	}
+	return nil
 }
 
 // Qcow2 are the features of that format.
@@ -179,13 +225,11 @@ func (v *Volume) NeedImage() error {
 		return verr.New(verr.XMLError, "forbidden characters in 'compat' attribute: '%s'", t.Compat)
 	}
 	if e := t.Encryption; e != nil {
-		switch {
-		case e.Format != LUKS:
-			return verr.New(verr.ConfigUnsupported, "volumes with encryption of format '%s' cannot be made: use luks", e.Format)
-		case t.Format.Type != Raw && t.Format.Type != QCOW2:
+		if err := e.check(v.Name); err != nil {
+			return err
+		}
+		if t.Format.Type != Raw && t.Format.Type != QCOW2 {
 			return verr.New(verr.ConfigUnsupported, "encryption of volumes of format '%s' is not supported", t.Format.Type)
-		case e.Secret == nil:
-			return verr.New(verr.XMLError, "encryption of volume '%s' names no secret", v.Name)
 		}
 	}
 	if v.Backing == nil {

@@ -34,6 +34,8 @@ func (drawer) Values(_ context.Context, refs []catalog.SecretRef) ([]*pb.Secret,
 	return out, nil
 }
 
+func (drawer) OfVolume(string) string { return "" }
+
 // bench is an inventory with a driver.
 type bench struct {
 	*Inventory

@@ -30,6 +30,8 @@ import (
 type Secrets interface {
 	// Values returns a value for each; one that is missing is an error that names it.
 	Values(ctx context.Context, refs []catalog.SecretRef) ([]*pb.Secret, error)
+	// OfVolume returns the UUID of the secret for the volume at a path, or "".
+	OfVolume(path string) string
 }
 
 // Config is what an Inventory works with.

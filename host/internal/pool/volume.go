@@ -187,11 +187,18 @@ func (p *Pool) create(ctx context.Context, req *pb.CreateRequest, from *Volume) 
 		return nil, err
 	}
 	req.Pool = ref
-	if req.Secrets, err = p.volumeSecrets(ctx, req.Xml, from); err != nil {
+	refs, err := encryptionSecrets(req.Xml)
+	if err != nil {
+		return nil, err
+	}
+	if req.Secrets, err = p.secrets(ctx, refs); err != nil {
 		return nil, err
 	}
 	if from != nil {
 		req.From = from.Volume
+		if req.FromSecrets, err = from.passphrase(ctx); err != nil {
+			return nil, err
+		}
 		if from.Pool.View().Type != p.View().Type {
 			if other, err := from.Pool.conn(); err != nil || other != conn {
 				return nil, storageError(verr.NoSupport, "a volume of pool '%s' cannot be copied into pool '%s', which has another driver",
@@ -225,21 +232,25 @@ func (p *Pool) create(ctx context.Context, req *pb.CreateRequest, from *Volume) 
 	return made, nil
 }
 
-// volumeSecrets finds the values that a new volume's definition and the one that it is copied from name.
-func (p *Pool) volumeSecrets(ctx context.Context, xml string, from *Volume) ([]*pb.Secret, error) {
-	refs, err := encryptionSecrets(xml)
-	if err != nil {
-		return nil, err
-	}
-	if from != nil {
-		if s := from.GetEncryption().GetSecret(); s != nil {
-			refs = append(refs, catalog.SecretRef{UUID: s.GetUuid(), Usage: s.GetUsage(), Type: "volume"})
-		}
-	}
+// secrets finds values; none are needed where nothing is named.
+func (p *Pool) secrets(ctx context.Context, refs []catalog.SecretRef) ([]*pb.Secret, error) {
 	if len(refs) == 0 {
 		return nil, nil
 	}
 	return p.inv.cfg.Secrets.Values(ctx, refs)
+}
+
+// passphrase finds that of a volume that is encrypted: what it names, or else the secret for its path.
+func (v Volume) passphrase(ctx context.Context) ([]*pb.Secret, error) {
+	e := v.GetEncryption()
+	if e == nil {
+		return nil, nil
+	}
+	ref := catalog.SecretRef{Usage: v.GetPath(), Type: "volume"}
+	if s := e.GetSecret(); s != nil {
+		ref = catalog.SecretRef{UUID: s.GetUuid(), Usage: s.GetUsage(), Type: "volume"}
+	}
+	return v.Pool.secrets(ctx, []catalog.SecretRef{ref})
 }
 
 // foundAfter looks at a volume after a change of it has failed, so that what is known of it is true, and returns the error.
@@ -330,8 +341,12 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags uint32) error {
 		if err != nil {
 			return err
 		}
+		secrets, err := v.passphrase(ctx)
+		if err != nil {
+			return err
+		}
 		rsp, err := pb.NewResizeServiceClient(conn).Resize(ctx, &pb.ResizeRequest{
-			Pool: ref, Volume: v.Volume, Capacity: target, Flags: flags &^ volDelta,
+			Pool: ref, Secrets: secrets, Volume: v.Volume, Capacity: target, Flags: flags &^ volDelta,
 		})
 		if err == nil {
 			v.Pool.volumes.put(rsp.GetVolume())

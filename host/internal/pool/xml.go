@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
-	"libvirt.org/go/libvirtxml"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/sdk/domxml"
+	"github.com/lodgevirt/lodge/sdk/poolxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -151,7 +151,7 @@ func (v Volume) XML() (string, error) {
 		Capacity: bytesOf(v.Capacity), Allocation: bytesOf(v.Allocation),
 		Target: targetXML{
 			Path: v.Path, Format: format(v.Format), Permissions: permissions(v.Permissions), Timestamps: timestamps(v.Timestamps),
-			Encryption: encryption(v.Encryption), Compat: v.Compat, Features: features(v.Compat, v.Features),
+			Encryption: v.encryption(), Compat: v.Compat, Features: features(v.Compat, v.Features),
 		},
 	}
 	if v.Physical > 0 {
@@ -214,13 +214,16 @@ func stamp(ts *timestamppb.Timestamp) string {
 	return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond()/int(time.Nanosecond))
 }
 
-func encryption(e *pb.Encryption) *encryptionXML {
+func (v Volume) encryption() *encryptionXML {
+	e := v.Encryption
 	if e == nil {
 		return nil
 	}
 	out := &encryptionXML{Format: e.Format}
 	if s := e.Secret; s != nil {
 		out.Secret = &secretXML{Type: "passphrase", UUID: s.Uuid, Usage: s.Usage}
+	} else if id := v.Pool.inv.cfg.Secrets.OfVolume(v.Path); id != "" {
+		out.Secret = &secretXML{Type: "passphrase", UUID: id}
 	}
 	return out
 }
@@ -247,13 +250,15 @@ func encryptionSecrets(text string) ([]catalog.SecretRef, error) {
 	if err := domxml.Check(text, "volume"); err != nil {
 		return nil, err
 	}
-	var v libvirtxml.StorageVolume
+	var v struct {
+		Encryption *poolxml.Encryption `xml:"target>encryption"`
+	}
 	if err := xml.Unmarshal([]byte(text), &v); err != nil {
 		return nil, storageError(verr.XMLError, "definition of volume: %w", err)
 	}
-	if v.Target == nil || v.Target.Encryption == nil || v.Target.Encryption.Secret == nil {
+	if v.Encryption == nil || v.Encryption.Secret == nil {
 		return nil, nil
 	}
-	s := v.Target.Encryption.Secret
-	return []catalog.SecretRef{{UUID: s.UUID, Type: "volume"}}, nil
+	s := v.Encryption.Secret
+	return []catalog.SecretRef{{UUID: s.UUID, Usage: s.Usage, Type: "volume"}}, nil
 }

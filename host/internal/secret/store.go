@@ -283,6 +283,15 @@ func (s *Store) Values(_ context.Context, refs []catalog.SecretRef) ([]*storagev
 	return out, nil
 }
 
+// OfVolume returns the UUID of the secret for the volume at a path, or "".
+func (s *Store) OfVolume(path string) string {
+	found, err := s.ByUsage(UsageVolume, path)
+	if err != nil {
+		return ""
+	}
+	return found.UUID.String()
+}
+
 func (s *Store) named(r catalog.SecretRef) (*kept, error) {
 	if r.UUID != "" {
 		id, err := uuid.Parse(r.UUID)

@@ -205,6 +205,32 @@ func TestDefinitions(t *testing.T) {
 	}
 }
 
+// TestCorpus defines each of libvirt's secrets, and compares with how libvirt prints it.
+func TestCorpus(t *testing.T) {
+	names, err := filepath.Glob(filepath.Join("..", "..", "..", "..", "shared", "corpora", "libvirt-9.0.0", "secretxml2xmlin", "*.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(names) == 0 {
+		t.Skip("libvirt's corpora are not here")
+	}
+	b := newBench(t)
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.Define(string(text))
+		if err != nil {
+			t.Errorf("%s: %v", filepath.Base(name), err)
+			continue
+		}
+		if got := s.XML(); got != string(text) {
+			t.Errorf("%s: printed as\n%s\nwant\n%s", filepath.Base(name), got, text)
+		}
+	}
+}
+
 func TestEventsOfSecrets(t *testing.T) {
 	b := newBench(t)
 	sub := b.bus.Subscribe()

@@ -224,6 +224,75 @@ func TestFormatsByQEMU(t *testing.T) {
 	}
 }
 
+// TestEncryptedVolumesAreCopied copies between all kinds of volumes that can be encrypted and such that are not, and reads each copy by a last
+// copy into a raw volume.
+func TestEncryptedVolumesAreCopied(t *testing.T) {
+	if !qemuimg.Available() {
+		t.Skip("qemu-img is not installed")
+	}
+	b := newBench(t)
+	const size = 1 << 20
+	want := bytes.Repeat([]byte("content "), size/8)
+	b.write("plain", want)
+	plain := b.look("plain")
+	secrets := map[string][]*pb.Secret{"in": {{Uuid: "in", Value: []byte("first, with a comma")}}, "out": {{Uuid: "out", Value: []byte("second=")}}}
+	const encryption = "<encryption format='luks'><secret type='passphrase' uuid='12345678-1234-1234-1234-123456789abc'/>%s</encryption>"
+	target := func(format string, encrypted bool, cipher string) string {
+		text := fmt.Sprintf("<target><format type='%s'/>", format)
+		if encrypted {
+			text += fmt.Sprintf(encryption, cipher)
+		}
+		return text + "</target>"
+	}
+	const cipher = "<cipher name='aes' size='128' mode='cbc' hash='sha256'/><ivgen name='plain64' hash='sha256'/>"
+	n := 0
+	copied := func(from *pb.Volume, to string, fromSecrets, toSecrets []*pb.Secret) *pb.Volume {
+		t.Helper()
+		n++
+		return b.must(&pb.CreateRequest{
+			Xml: vol(fmt.Sprint("copy, ", n), size, to), FromPool: b.pool, From: from, FromSecrets: fromSecrets, Secrets: toSecrets,
+		})
+	}
+	// Few, since each key costs QEMU seconds of work.
+	for _, in := range []struct{ format, cipher, other string }{{"raw", cipher, "qcow2"}, {"qcow2", "", "raw"}} {
+		first := copied(plain, target(in.format, true, in.cipher), nil, secrets["in"])
+		if first.Encryption.GetFormat() != "luks" || first.Format != in.format || first.Capacity != size {
+			t.Fatalf("the encrypted copy is %v", first)
+		}
+		if text, err := os.ReadFile(first.Path); err != nil || bytes.Contains(text, []byte("content content")) {
+			t.Errorf("%v: the content of an encrypted volume can be read, error %v", in, err)
+		}
+		second := copied(first, target(in.other, true, ""), secrets["in"], secrets["out"])
+		third := copied(second, target("raw", false, ""), secrets["out"], nil)
+		if got, err := os.ReadFile(third.Path); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v: %d bytes came back changed, error %v", in, len(got), err)
+		}
+		if _, err := b.create(&pb.CreateRequest{Xml: vol("x", size, target("raw", false, "")), FromPool: b.pool, From: first}); code(err) != verr.OperationFailed {
+			t.Errorf("copied without its passphrase: %v", err)
+		}
+		_, err := b.create(&pb.CreateRequest{Xml: vol("x", size, target("raw", false, "")), FromPool: b.pool, From: first, FromSecrets: secrets["out"]})
+		if code(err) != verr.OperationFailed || strings.Contains(err.Error(), "second=") {
+			t.Errorf("copied with another passphrase: %v", err)
+		}
+		grown, err := pb.NewResizeServiceClient(b.conn).Resize(t.Context(), &pb.ResizeRequest{
+			Pool: b.pool, Volume: first, Capacity: 2 * size, Secrets: secrets["in"],
+		})
+		if err != nil || grown.GetVolume().GetCapacity() != 2*size {
+			t.Errorf("%v: grown to %v, error %v", in, grown, err)
+		}
+	}
+}
+
+// look finds a volume.
+func (b *bench) look(name string) *pb.Volume {
+	b.Helper()
+	rsp, err := pb.NewVolumeServiceClient(b.conn).Look(b.Context(), &pb.LookRequest{Pool: b.pool, Name: name})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return rsp.GetVolume()
+}
+
 func TestRefusedVolumes(t *testing.T) {
 	b := newBench(t)
 	b.write("there", nil)
@@ -245,6 +314,8 @@ func TestRefusedVolumes(t *testing.T) {
 		"a backing store unnamed":    {vol("a", 1, "<target><format type='qcow2'/></target><backingStore><path>/x</path></backingStore>"), verr.ConfigUnsupported},
 		"a relative backing store":   {vol("a", 1, "<target><format type='qcow2'/></target><backingStore><path>x</path><format type='raw'/></backingStore>"), verr.ConfigUnsupported},
 		"a backing store of nothing": {vol("a", 1, "<target><format type='qcow2'/></target><backingStore><path>/nowhere</path><format type='raw'/></backingStore>"), verr.OperationFailed},
+		"a cipher like an option":    {vol("a", 1, "<target><encryption format='luks'><secret uuid='x'/><cipher name='aes,x' size='256'/></encryption></target>"), verr.XMLError},
+		"a cipher without a size":    {vol("a", 1, "<target><encryption format='luks'><secret uuid='x'/><cipher name='aes'/></encryption></target>"), verr.XMLError},
 		"old encryption":             {vol("a", 1, "<target><format type='qcow2'/><encryption format='qcow'/></target>"), verr.ConfigUnsupported},
 		"a mode that is none":        {vol("a", 1, "<target><permissions><mode>9</mode></permissions></target>"), verr.XMLError},
 		"more than there is room":    {vol("a", 1<<60, ""), verr.SystemError},

@@ -79,30 +79,34 @@ func same(source string, p *define.Pool) bool {
 
 // mount mounts the pool's source by mount(8), which knows the helpers of network file systems.
 func mount(ctx context.Context, p *define.Pool) error {
+	if err := command.Run(ctx, "mount", mountArguments(p)...); err != nil {
+		return storage.Failed("cannot mount '%s' on '%s': %w", p.Remote(), p.Target.Path, err)
+	}
+	return nil
+}
+
+// mountArguments are those of mount(8). What a definition asks for comes after what keeps the machine safe from what is mounted.
+func mountArguments(p *define.Pool) []string {
 	args := []string{}
 	if f := p.Source.Format.Type; f != "auto" {
 		args = append(args, "-t", f)
-	} else if p.Type == define.NetFS {
-		args = append(args, "-t", "nfs")
 	}
-	var opts []string
+	opts := []string{"nodev", "nosuid", "noexec"}
 	if p.Source.Protocol != nil && p.Source.Protocol.Version != "" {
 		opts = append(opts, "nfsvers="+p.Source.Protocol.Version)
 	}
-	if p.Source.Format.Type == "cifs" {
+	switch p.Source.Format.Type {
+	case "cifs":
 		opts = append(opts, "guest")
+	case "glusterfs":
+		opts = append(opts, "direct-io-mode=1")
 	}
 	if p.Mount != nil {
 		for _, o := range p.Mount.Options {
 			opts = append(opts, o.Name)
 		}
 	}
-	opts = append(opts, "nodev", "nosuid", "noexec")
-	args = append(args, "-o", strings.Join(opts, ","), "--", p.Remote(), p.Target.Path)
-	if err := command.Run(ctx, "mount", args...); err != nil {
-		return storage.Failed("cannot mount '%s' on '%s': %w", p.Remote(), p.Target.Path, err)
-	}
-	return nil
+	return append(args, "-o", strings.Join(opts, ","), "--", p.Remote(), p.Target.Path)
 }
 
 func unmount(ctx context.Context, p *define.Pool) error {

@@ -170,10 +170,8 @@ func (f *folder) makeFolder(def *poolxml.Volume) (*pb.Volume, error) {
 // fill makes the content of a volume.
 func (d *Driver) fill(ctx context.Context, m *making, def *poolxml.Volume, req *pb.CreateRequest, progress storage.Progress) error {
 	format, from := def.Target.Format.Type, req.GetFrom()
-	plain := (format == poolxml.Raw || format == "iso") && def.Target.Encryption == nil
+	plain := (format == poolxml.Raw || format == "iso") && def.Target.Encryption == nil && from.GetEncryption() == nil
 	switch {
-	case from != nil && from.GetEncryption() != nil, from != nil && def.Target.Encryption != nil:
-		return verr.New(verr.ConfigUnsupported, "encrypted volumes cannot be copied").In(verr.FromStorage)
 	case from != nil && from.GetType() == pb.VolumeType_VOLUME_TYPE_DIR:
 		return verr.New(verr.ConfigUnsupported, "volume '%s' is a folder, which cannot be copied", from.GetName()).In(verr.FromStorage)
 	case from != nil && plain && from.GetFormat() == poolxml.Raw:
@@ -215,13 +213,10 @@ func (m *making) image(ctx context.Context, def *poolxml.Volume, req *pb.CreateR
 	i := qemuimg.Image{Path: m.path(), Format: def.Target.Format.Type, Size: def.CapacityBytes}
 	t := &def.Target
 	if t.Encryption != nil {
-		if len(req.GetSecrets()) == 0 {
-			return errors.New("the value of its secret did not come along")
+		if err := encrypted(&i, req.GetSecrets()); err != nil {
+			return err
 		}
-		i.Passphrase = req.GetSecrets()[0].GetValue()
-		if i.Format == poolxml.Raw {
-			i.Format = poolxml.LUKS
-		}
+		i.Cipher = cipherOptions(t.Encryption)
 	}
 	if i.Format == "iso" {
 		i.Format = poolxml.Raw
@@ -239,13 +234,51 @@ func (m *making) image(ctx context.Context, def *poolxml.Volume, req *pb.CreateR
 	if from == nil {
 		return qemuimg.Create(ctx, i)
 	}
-	if err := qemuimg.Convert(ctx, from.GetPath(), from.GetFormat(), i); err != nil {
+	in := qemuimg.Image{Path: from.GetPath(), Format: from.GetFormat()}
+	if from.GetEncryption() != nil {
+		if err := encrypted(&in, req.GetFromSecrets()); err != nil {
+			return fmt.Errorf("volume '%s': %w", from.GetName(), err)
+		}
+	}
+	if err := qemuimg.Convert(ctx, in, i); err != nil {
 		return err
 	}
-	if def.CapacityBytes <= from.GetCapacity() {
+	if def.CapacityBytes <= from.GetCapacity() || i.Passphrase != nil || in.Passphrase != nil {
+		return nil // those that are encrypted were made with their size
+	}
+	return qemuimg.Resize(ctx, i, def.CapacityBytes, false, false)
+}
+
+// encrypted gives an image that is encrypted by luks its passphrase, and the format that QEMU has for it.
+func encrypted(i *qemuimg.Image, secrets []*pb.Secret) error {
+	if len(secrets) == 0 {
+		return errors.New("the value of its secret did not come along")
+	}
+	i.Passphrase = secrets[0].GetValue()
+	if i.Format == poolxml.Raw {
+		i.Format = poolxml.LUKS
+	}
+	return nil
+}
+
+// cipherOptions are those that an encryption's definition asks for.
+func cipherOptions(e *poolxml.Encryption) []string {
+	if e.Cipher == nil {
 		return nil
 	}
-	return qemuimg.Resize(ctx, i.Path, i.Format, def.CapacityBytes, false, false)
+	opts := []string{"cipher-alg=" + e.Cipher.Name + "-" + e.Cipher.Size}
+	add := func(name, value string) {
+		if value != "" {
+			opts = append(opts, name+"="+value)
+		}
+	}
+	add("cipher-mode", e.Cipher.Mode)
+	add("hash-alg", e.Cipher.Hash)
+	if e.IVGen != nil {
+		add("ivgen-alg", e.IVGen.Name)
+		add("ivgen-hash-alg", e.IVGen.Hash)
+	}
+	return opts
 }
 
 // qcow2Options are those that a definition and the flags of a call ask for.
@@ -329,11 +362,17 @@ func (d *Driver) Resize(ctx context.Context, req *pb.ResizeRequest) (*pb.Volume,
 	if size < 0 {
 		return nil, verr.New(verr.Overflow, "capacity %d is too big", req.GetCapacity()).In(verr.FromStorage)
 	}
-	if v.GetFormat() != poolxml.Raw && v.GetFormat() != "iso" {
+	if v.GetFormat() != poolxml.Raw && v.GetFormat() != "iso" || v.GetEncryption() != nil {
 		if req.GetFlags()&allocate != 0 && v.GetFormat() != poolxml.QCOW2 {
 			return nil, verr.New(verr.OperationInvalid, "preallocation is only supported for raw and qcow2 volumes").In(verr.FromStorage)
 		}
-		err := qemuimg.Resize(ctx, v.GetPath(), v.GetFormat(), req.GetCapacity(), req.GetFlags()&shrink != 0, req.GetFlags()&allocate != 0)
+		i := qemuimg.Image{Path: v.GetPath(), Format: v.GetFormat()}
+		if v.GetEncryption() != nil {
+			if err := encrypted(&i, req.GetSecrets()); err != nil {
+				return nil, storage.Failed("cannot resize volume '%s': %w", v.GetPath(), err)
+			}
+		}
+		err := qemuimg.Resize(ctx, i, req.GetCapacity(), req.GetFlags()&shrink != 0, req.GetFlags()&allocate != 0)
 		if err != nil {
 			return nil, storage.Failed("cannot resize volume '%s': %w", v.GetPath(), err)
 		}

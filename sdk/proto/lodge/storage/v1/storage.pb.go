@@ -2109,7 +2109,9 @@ type CreateRequest struct {
 	// Volume to copy.
 	From *Volume `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`
 	// Secrets that the definition names.
-	Secrets       []*Secret `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*Secret `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Secrets of the volume to copy, if it is encrypted.
+	FromSecrets   []*Secret `protobuf:"bytes,7,rep,name=from_secrets,json=fromSecrets,proto3" json:"from_secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2182,6 +2184,13 @@ func (x *CreateRequest) GetFrom() *Volume {
 func (x *CreateRequest) GetSecrets() []*Secret {
 	if x != nil {
 		return x.Secrets
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetFromSecrets() []*Secret {
+	if x != nil {
+		return x.FromSecrets
 	}
 	return nil
 }
@@ -2453,7 +2462,9 @@ type ResizeRequest struct {
 	// New capacity in bytes.
 	Capacity uint64 `protobuf:"varint,3,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	// How.
-	Flags         uint32 `protobuf:"varint,4,opt,name=flags,proto3" json:"flags,omitempty"`
+	Flags uint32 `protobuf:"varint,4,opt,name=flags,proto3" json:"flags,omitempty"`
+	// Secrets of the volume, if it is encrypted.
+	Secrets       []*Secret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2514,6 +2525,13 @@ func (x *ResizeRequest) GetFlags() uint32 {
 		return x.Flags
 	}
 	return 0
+}
+
+func (x *ResizeRequest) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
 }
 
 // ResizeResponse is the volume.
@@ -3150,14 +3168,15 @@ const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"source_xml\x18\x02 \x01(\tR\tsourceXml\"6\n" +
 	"\x13FindSourcesResponse\x12\x1f\n" +
 	"\vsources_xml\x18\x01 \x01(\tR\n" +
-	"sourcesXml\"\xfa\x01\n" +
+	"sourcesXml\"\xb7\x02\n" +
 	"\rCreateRequest\x12*\n" +
 	"\x04pool\x18\x01 \x01(\v2\x16.lodge.storage.v1.PoolR\x04pool\x12\x10\n" +
 	"\x03xml\x18\x02 \x01(\tR\x03xml\x12\x14\n" +
 	"\x05flags\x18\x03 \x01(\rR\x05flags\x123\n" +
 	"\tfrom_pool\x18\x04 \x01(\v2\x16.lodge.storage.v1.PoolR\bfromPool\x12,\n" +
 	"\x04from\x18\x05 \x01(\v2\x18.lodge.storage.v1.VolumeR\x04from\x122\n" +
-	"\asecrets\x18\x06 \x03(\v2\x18.lodge.storage.v1.SecretR\asecrets\"z\n" +
+	"\asecrets\x18\x06 \x03(\v2\x18.lodge.storage.v1.SecretR\asecrets\x12;\n" +
+	"\ffrom_secrets\x18\a \x03(\v2\x18.lodge.storage.v1.SecretR\vfromSecrets\"z\n" +
 	"\x0eCreateResponse\x126\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1a.lodge.storage.v1.ProgressR\bprogress\x120\n" +
 	"\x06volume\x18\x02 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\"\x83\x01\n" +
@@ -3170,12 +3189,13 @@ const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"\x04pool\x18\x01 \x01(\v2\x16.lodge.storage.v1.PoolR\x04pool\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"@\n" +
 	"\fLookResponse\x120\n" +
-	"\x06volume\x18\x01 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\"\x9f\x01\n" +
+	"\x06volume\x18\x01 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\"\xd3\x01\n" +
 	"\rResizeRequest\x12*\n" +
 	"\x04pool\x18\x01 \x01(\v2\x16.lodge.storage.v1.PoolR\x04pool\x120\n" +
 	"\x06volume\x18\x02 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\x12\x1a\n" +
 	"\bcapacity\x18\x03 \x01(\x04R\bcapacity\x12\x14\n" +
-	"\x05flags\x18\x04 \x01(\rR\x05flags\"B\n" +
+	"\x05flags\x18\x04 \x01(\rR\x05flags\x122\n" +
+	"\asecrets\x18\x05 \x03(\v2\x18.lodge.storage.v1.SecretR\asecrets\"B\n" +
 	"\x0eResizeResponse\x120\n" +
 	"\x06volume\x18\x01 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\"\x89\x01\n" +
 	"\vWipeRequest\x12*\n" +
@@ -3344,60 +3364,62 @@ var file_lodge_storage_v1_storage_proto_depIdxs = []int32{
 	1,  // 29: lodge.storage.v1.CreateRequest.from_pool:type_name -> lodge.storage.v1.Pool
 	19, // 30: lodge.storage.v1.CreateRequest.from:type_name -> lodge.storage.v1.Volume
 	2,  // 31: lodge.storage.v1.CreateRequest.secrets:type_name -> lodge.storage.v1.Secret
-	18, // 32: lodge.storage.v1.CreateResponse.progress:type_name -> lodge.storage.v1.Progress
-	19, // 33: lodge.storage.v1.CreateResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 34: lodge.storage.v1.RemoveRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 35: lodge.storage.v1.RemoveRequest.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 36: lodge.storage.v1.LookRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 37: lodge.storage.v1.LookResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 38: lodge.storage.v1.ResizeRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 39: lodge.storage.v1.ResizeRequest.volume:type_name -> lodge.storage.v1.Volume
-	19, // 40: lodge.storage.v1.ResizeResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 41: lodge.storage.v1.WipeRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 42: lodge.storage.v1.WipeRequest.volume:type_name -> lodge.storage.v1.Volume
-	18, // 43: lodge.storage.v1.WipeResponse.progress:type_name -> lodge.storage.v1.Progress
-	1,  // 44: lodge.storage.v1.DownloadRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 45: lodge.storage.v1.DownloadRequest.volume:type_name -> lodge.storage.v1.Volume
-	46, // 46: lodge.storage.v1.UploadRequest.begin:type_name -> lodge.storage.v1.UploadBegin
-	1,  // 47: lodge.storage.v1.UploadBegin.pool:type_name -> lodge.storage.v1.Pool
-	19, // 48: lodge.storage.v1.UploadBegin.volume:type_name -> lodge.storage.v1.Volume
-	3,  // 49: lodge.storage.v1.PoolService.Capabilities:input_type -> lodge.storage.v1.CapabilitiesRequest
-	6,  // 50: lodge.storage.v1.PoolService.Validate:input_type -> lodge.storage.v1.ValidateRequest
-	9,  // 51: lodge.storage.v1.PoolService.Check:input_type -> lodge.storage.v1.CheckRequest
-	11, // 52: lodge.storage.v1.PoolService.Start:input_type -> lodge.storage.v1.StartRequest
-	13, // 53: lodge.storage.v1.PoolService.Stop:input_type -> lodge.storage.v1.StopRequest
-	15, // 54: lodge.storage.v1.PoolService.Refresh:input_type -> lodge.storage.v1.RefreshRequest
-	27, // 55: lodge.storage.v1.BuildService.Build:input_type -> lodge.storage.v1.BuildRequest
-	29, // 56: lodge.storage.v1.BuildService.Delete:input_type -> lodge.storage.v1.DeleteRequest
-	31, // 57: lodge.storage.v1.SourceService.FindSources:input_type -> lodge.storage.v1.FindSourcesRequest
-	33, // 58: lodge.storage.v1.VolumeService.Create:input_type -> lodge.storage.v1.CreateRequest
-	35, // 59: lodge.storage.v1.VolumeService.Remove:input_type -> lodge.storage.v1.RemoveRequest
-	37, // 60: lodge.storage.v1.VolumeService.Look:input_type -> lodge.storage.v1.LookRequest
-	39, // 61: lodge.storage.v1.ResizeService.Resize:input_type -> lodge.storage.v1.ResizeRequest
-	41, // 62: lodge.storage.v1.WipeService.Wipe:input_type -> lodge.storage.v1.WipeRequest
-	43, // 63: lodge.storage.v1.TransferService.Download:input_type -> lodge.storage.v1.DownloadRequest
-	45, // 64: lodge.storage.v1.TransferService.Upload:input_type -> lodge.storage.v1.UploadRequest
-	4,  // 65: lodge.storage.v1.PoolService.Capabilities:output_type -> lodge.storage.v1.CapabilitiesResponse
-	7,  // 66: lodge.storage.v1.PoolService.Validate:output_type -> lodge.storage.v1.ValidateResponse
-	10, // 67: lodge.storage.v1.PoolService.Check:output_type -> lodge.storage.v1.CheckResponse
-	12, // 68: lodge.storage.v1.PoolService.Start:output_type -> lodge.storage.v1.StartResponse
-	14, // 69: lodge.storage.v1.PoolService.Stop:output_type -> lodge.storage.v1.StopResponse
-	16, // 70: lodge.storage.v1.PoolService.Refresh:output_type -> lodge.storage.v1.RefreshResponse
-	28, // 71: lodge.storage.v1.BuildService.Build:output_type -> lodge.storage.v1.BuildResponse
-	30, // 72: lodge.storage.v1.BuildService.Delete:output_type -> lodge.storage.v1.DeleteResponse
-	32, // 73: lodge.storage.v1.SourceService.FindSources:output_type -> lodge.storage.v1.FindSourcesResponse
-	34, // 74: lodge.storage.v1.VolumeService.Create:output_type -> lodge.storage.v1.CreateResponse
-	36, // 75: lodge.storage.v1.VolumeService.Remove:output_type -> lodge.storage.v1.RemoveResponse
-	38, // 76: lodge.storage.v1.VolumeService.Look:output_type -> lodge.storage.v1.LookResponse
-	40, // 77: lodge.storage.v1.ResizeService.Resize:output_type -> lodge.storage.v1.ResizeResponse
-	42, // 78: lodge.storage.v1.WipeService.Wipe:output_type -> lodge.storage.v1.WipeResponse
-	44, // 79: lodge.storage.v1.TransferService.Download:output_type -> lodge.storage.v1.DownloadResponse
-	47, // 80: lodge.storage.v1.TransferService.Upload:output_type -> lodge.storage.v1.UploadResponse
-	65, // [65:81] is the sub-list for method output_type
-	49, // [49:65] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	2,  // 32: lodge.storage.v1.CreateRequest.from_secrets:type_name -> lodge.storage.v1.Secret
+	18, // 33: lodge.storage.v1.CreateResponse.progress:type_name -> lodge.storage.v1.Progress
+	19, // 34: lodge.storage.v1.CreateResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 35: lodge.storage.v1.RemoveRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 36: lodge.storage.v1.RemoveRequest.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 37: lodge.storage.v1.LookRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 38: lodge.storage.v1.LookResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 39: lodge.storage.v1.ResizeRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 40: lodge.storage.v1.ResizeRequest.volume:type_name -> lodge.storage.v1.Volume
+	2,  // 41: lodge.storage.v1.ResizeRequest.secrets:type_name -> lodge.storage.v1.Secret
+	19, // 42: lodge.storage.v1.ResizeResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 43: lodge.storage.v1.WipeRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 44: lodge.storage.v1.WipeRequest.volume:type_name -> lodge.storage.v1.Volume
+	18, // 45: lodge.storage.v1.WipeResponse.progress:type_name -> lodge.storage.v1.Progress
+	1,  // 46: lodge.storage.v1.DownloadRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 47: lodge.storage.v1.DownloadRequest.volume:type_name -> lodge.storage.v1.Volume
+	46, // 48: lodge.storage.v1.UploadRequest.begin:type_name -> lodge.storage.v1.UploadBegin
+	1,  // 49: lodge.storage.v1.UploadBegin.pool:type_name -> lodge.storage.v1.Pool
+	19, // 50: lodge.storage.v1.UploadBegin.volume:type_name -> lodge.storage.v1.Volume
+	3,  // 51: lodge.storage.v1.PoolService.Capabilities:input_type -> lodge.storage.v1.CapabilitiesRequest
+	6,  // 52: lodge.storage.v1.PoolService.Validate:input_type -> lodge.storage.v1.ValidateRequest
+	9,  // 53: lodge.storage.v1.PoolService.Check:input_type -> lodge.storage.v1.CheckRequest
+	11, // 54: lodge.storage.v1.PoolService.Start:input_type -> lodge.storage.v1.StartRequest
+	13, // 55: lodge.storage.v1.PoolService.Stop:input_type -> lodge.storage.v1.StopRequest
+	15, // 56: lodge.storage.v1.PoolService.Refresh:input_type -> lodge.storage.v1.RefreshRequest
+	27, // 57: lodge.storage.v1.BuildService.Build:input_type -> lodge.storage.v1.BuildRequest
+	29, // 58: lodge.storage.v1.BuildService.Delete:input_type -> lodge.storage.v1.DeleteRequest
+	31, // 59: lodge.storage.v1.SourceService.FindSources:input_type -> lodge.storage.v1.FindSourcesRequest
+	33, // 60: lodge.storage.v1.VolumeService.Create:input_type -> lodge.storage.v1.CreateRequest
+	35, // 61: lodge.storage.v1.VolumeService.Remove:input_type -> lodge.storage.v1.RemoveRequest
+	37, // 62: lodge.storage.v1.VolumeService.Look:input_type -> lodge.storage.v1.LookRequest
+	39, // 63: lodge.storage.v1.ResizeService.Resize:input_type -> lodge.storage.v1.ResizeRequest
+	41, // 64: lodge.storage.v1.WipeService.Wipe:input_type -> lodge.storage.v1.WipeRequest
+	43, // 65: lodge.storage.v1.TransferService.Download:input_type -> lodge.storage.v1.DownloadRequest
+	45, // 66: lodge.storage.v1.TransferService.Upload:input_type -> lodge.storage.v1.UploadRequest
+	4,  // 67: lodge.storage.v1.PoolService.Capabilities:output_type -> lodge.storage.v1.CapabilitiesResponse
+	7,  // 68: lodge.storage.v1.PoolService.Validate:output_type -> lodge.storage.v1.ValidateResponse
+	10, // 69: lodge.storage.v1.PoolService.Check:output_type -> lodge.storage.v1.CheckResponse
+	12, // 70: lodge.storage.v1.PoolService.Start:output_type -> lodge.storage.v1.StartResponse
+	14, // 71: lodge.storage.v1.PoolService.Stop:output_type -> lodge.storage.v1.StopResponse
+	16, // 72: lodge.storage.v1.PoolService.Refresh:output_type -> lodge.storage.v1.RefreshResponse
+	28, // 73: lodge.storage.v1.BuildService.Build:output_type -> lodge.storage.v1.BuildResponse
+	30, // 74: lodge.storage.v1.BuildService.Delete:output_type -> lodge.storage.v1.DeleteResponse
+	32, // 75: lodge.storage.v1.SourceService.FindSources:output_type -> lodge.storage.v1.FindSourcesResponse
+	34, // 76: lodge.storage.v1.VolumeService.Create:output_type -> lodge.storage.v1.CreateResponse
+	36, // 77: lodge.storage.v1.VolumeService.Remove:output_type -> lodge.storage.v1.RemoveResponse
+	38, // 78: lodge.storage.v1.VolumeService.Look:output_type -> lodge.storage.v1.LookResponse
+	40, // 79: lodge.storage.v1.ResizeService.Resize:output_type -> lodge.storage.v1.ResizeResponse
+	42, // 80: lodge.storage.v1.WipeService.Wipe:output_type -> lodge.storage.v1.WipeResponse
+	44, // 81: lodge.storage.v1.TransferService.Download:output_type -> lodge.storage.v1.DownloadResponse
+	47, // 82: lodge.storage.v1.TransferService.Upload:output_type -> lodge.storage.v1.UploadResponse
+	67, // [67:83] is the sub-list for method output_type
+	51, // [51:67] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_lodge_storage_v1_storage_proto_init() }

@@ -351,6 +351,11 @@ func TestPoolsComeBack(t *testing.T) {
 			t.Errorf("volumes are %q", got)
 		}
 	})
+	ask.Go(func() { // and a guest that starts with the host waits for a pool that does
+		if _, _, err := b.Resolve(t.Context(), "boot", "v"); code(err) != verr.NoStorageVol {
+			t.Errorf("a volume of a pool to start at boot: %v", err)
+		}
+	})
 	b.Recover(t.Context(), b.conn, []string{"shelf"})
 	ask.Wait()
 	boot, err = b.ByName("boot")

@@ -57,8 +57,16 @@ func TestSourcesAreTheSameByWhatTheyName(t *testing.T) {
 		a, b string
 		same bool
 	}{
-		{none, none, true}, {none, file, false}, {file, file, true}, {file, block, true}, {volume, volume, true}, {volume, volumeB, false},
-		{volume, file, false}, {nbd, nbd, true}, {nbd, nbdB, false}, {nbd, none, false},
+		{none, none, true},
+		{none, file, false},
+		{file, file, true},
+		{file, block, true},
+		{volume, volume, true},
+		{volume, volumeB, false},
+		{volume, file, false},
+		{nbd, nbd, true},
+		{nbd, nbdB, false},
+		{nbd, none, false},
 	} {
 		if got := domxml.SameSource(disk(t, c.a).Source, disk(t, c.b).Source); got != c.same {
 			t.Errorf("%s\n%s\nsame: %v", c.a, c.b, got)

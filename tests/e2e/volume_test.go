@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -234,4 +235,36 @@ func TestVirtInstallAndCloneOnVolumes(t *testing.T) {
 		virsh(t, h, qemuURI, "destroy", name)
 		virsh(t, h, qemuURI, "destroy", name+"-clone")
 	}
+}
+
+// networkCommands hold for a running guest "far" with an NBD export as vda. FILE is another disk of it, which needs a secret.
+var networkCommands = []command{
+	{name: "the disk has the export's name", args: "domblklist far --details", want: `network +disk +vda +it\n`},
+	{name: "it has sizes", args: "domblkinfo far vda", want: `Capacity: +1048576`},
+	{name: "and figures", args: "domblkstat far vda", want: `vda rd_req \d+`},
+	{name: "its server is in the definition", args: "dumpxml far", want: `(?s)protocol='nbd' name='it'.*<host transport='unix' socket=`},
+	{name: "what has no secret is not attached", args: "attach-device far FILE --live", want: `no secret with matching usage 'nobody'`, fails: true},
+	{name: "and not there", args: "domblklist far", want: `vda +it\n\n$`},
+	{name: "the guest ends", args: "destroy far", want: `destroyed`},
+	{name: "nobody knows the sizes then", args: "domblkinfo far vda", want: `reached over a network`, fails: true},
+}
+
+// TestGuestOnANetworkDisk has a guest whose disk is on a server.
+func TestGuestOnANetworkDisk(t *testing.T) {
+	need(t, "virsh", "qemu-system-x86_64", "qemu-nbd")
+	h := startHost(t)
+	socket := filepath.Join(h.Dir, "nbd")
+	server := exec.CommandContext(t.Context(), "qemu-nbd", "--persistent", "--format=raw", "--export-name=it", "--socket="+socket, blankImage(t, h, "far.img"))
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Wait() }) // The test's context has ended it.
+	eventually(t, 10*time.Second, func() error { _, err := os.Stat(socket); return err })
+	far := "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='it'>" +
+		"<host transport='unix' socket='" + socket + "'/></source><target dev='vda' bus='virtio'/></disk>"
+	virsh(t, h, qemuURI, "define", write(t, "far.xml", qemuDomain("far", far)))
+	virsh(t, h, qemuURI, "start", "far")
+	secret := "<encryption format='luks'><secret type='passphrase' usage='nobody'/></encryption></disk>"
+	other := strings.Replace(strings.Replace(disk(blankImage(t, h, "other.img")), "</disk>", secret, 1), "vda", "vdb", 1)
+	run(t, networkCommands, func(args ...string) (string, error) { return virshLoud(t, h, qemuURI, args...) }, write(t, "other.xml", other))
 }

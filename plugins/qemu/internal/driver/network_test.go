@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -384,8 +386,10 @@ func TestDisksThatNameVolumes(t *testing.T) {
 	}
 	r := newHotRig(t, hotplugBase+volume("vda", "virtio", "disk", "v")+volume("sdd", "scsi", "cdrom", "c"))
 	found := []*pb.Disk{
-		{Target: "vda", Pool: "p", Volume: "v", Path: image}, {Target: "sdd", Pool: "p", Volume: "c", Path: image},
-		{Target: "sdb", Pool: "p", Volume: "w", Path: second}, {Target: "sdd", Pool: "p", Volume: "x", Path: third},
+		{Target: "vda", Pool: "p", Volume: "v", Path: image},
+		{Target: "sdd", Pool: "p", Volume: "c", Path: image},
+		{Target: "sdb", Pool: "p", Volume: "w", Path: second},
+		{Target: "sdd", Pool: "p", Volume: "x", Path: third},
 	}
 	if _, err := r.startWith(); !verr.Is(err, verr.ConfigUnsupported) {
 		t.Errorf("a volume that nobody has found: %v", err)
@@ -505,5 +509,44 @@ func TestSecretOfADiskThatDidNotComeIsRemoved(t *testing.T) {
 	}
 	r.restart()
 	r.recover(nil)
+	r.stop()
+}
+
+// A disk on a web server whose certificate nobody has signed, which asks for a cookie and a password.
+func TestDiskOverHTTPS(t *testing.T) {
+	if modules, _ := filepath.Glob("/usr/lib/*/qemu/block-curl.so"); len(modules) == 0 {
+		t.Skip("QEMU has no HTTP: install qemu-block-extra")
+	}
+	image := make([]byte, 1<<20)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		user, password, _ := req.BasicAuth()
+		cookie, err := req.Cookie("token")
+		if user != "alice" || password != phrase || err != nil || cookie.Value != "crumb-77" || req.URL.Path != "/images/a b" || req.URL.RawQuery != "x=1" {
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(image))
+	}))
+	defer server.Close()
+	host, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, fmt.Sprintf("<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='https' name='images/a b' query='x=1'>"+
+		"<host name='%s' port='%s'/><ssl verify='no'/><cookies><cookie name='token'>crumb-77</cookie></cookies>%s</source>"+
+		"<target dev='vda' bus='virtio'/><readonly/></disk>", host, port, chapAuth))
+	rsp, err := r.startWith(secretOf("vda", "iscsi", "target", phrase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.size("virtio-disk0"); got != 1<<20 {
+		t.Errorf("the disk has %d bytes", got)
+	}
+	r.hidden(phrase, rsp.GetHandle().GetPid(), rsp.GetLiveXml())
+	for _, name := range []string{"cmdline", "environ"} {
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", rsp.GetHandle().GetPid(), name)); err != nil || bytes.Contains(text, []byte("crumb")) {
+			t.Errorf("the cookie is in %s, error %v", name, err)
+		}
+	}
 	r.stop()
 }

@@ -25,6 +25,9 @@ func ParseDevice(doc string) (Device, error) {
 	if err := Check(doc, ""); err != nil {
 		return Device{}, err
 	}
+	if err := checkCiphers(doc); err != nil {
+		return Device{}, err
+	}
 	list := &libvirtxml.DomainDeviceList{}
 	// On the line of what it encloses, so that numbers of lines stay as they are.
 	decoder := xml.NewDecoder(strings.NewReader("<devices>" + withoutDeclaration(doc) + "</devices>"))

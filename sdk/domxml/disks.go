@@ -17,7 +17,8 @@ type LockedDisk struct {
 }
 
 // WritableDisks returns the images on this machine of a domain's disks, in its order, that a start shall lock: files and block
-// devices. Drives without a medium, read-only images, and images elsewhere (network, volume, folder) are left out.
+// devices. Drives without a medium, read-only images, and images elsewhere (network, folder) are left out, and volumes whose source has no
+// path beside their name.
 func WritableDisks(d *libvirtxml.Domain) []LockedDisk {
 	disks := LocalDisks(d)
 	writable := disks[:0]

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -15,6 +16,9 @@ import (
 // a limit of this package, has another root than <domain>, or has a value that its element cannot have.
 func Parse(doc string) (*libvirtxml.Domain, error) {
 	if err := Check(doc, "domain"); err != nil {
+		return nil, err
+	}
+	if err := checkCiphers(doc); err != nil {
 		return nil, err
 	}
 	doc = withoutDeclaration(doc)
@@ -54,6 +58,29 @@ func Check(doc, root string) error {
 			if root != "" && t.name != root {
 				return verr.New(verr.XMLError, "expecting root element of '%s', not '%s'", root, t.name)
 			}
+		}
+	}
+}
+
+// checkCiphers refuses what the typed form does not know and a disk cannot have: its image says itself how it is encrypted.
+func checkCiphers(doc string) error {
+	if !strings.Contains(doc, "<cipher") {
+		return nil
+	}
+	s, err := newScanner(doc)
+	if err != nil {
+		return err
+	}
+	for {
+		t, err := s.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if t.kind == startTag && t.name == "cipher" && slices.Contains(s.open, "encryption") {
+			return verr.New(verr.ConfigUnsupported, "supplying <cipher> for domain disk definition is unnecessary")
 		}
 	}
 }

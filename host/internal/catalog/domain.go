@@ -41,6 +41,8 @@ type Domain struct {
 	Paused bool `json:"paused,omitempty"`
 	// LockState is what the lock manager wants to see again when a suspended guest goes on.
 	LockState []byte `json:"lock_state,omitempty"`
+	// Volumes are what the volumes stand for that disks of the guest name, for a phase other than Inactive.
+	Volumes []DiskVolume `json:"volumes,omitempty"`
 	// Loose are locks that may be held for the guest and are to be freed unless its live definition needs them.
 	Loose []Lock `json:"loose,omitempty"`
 	// Handle is the driver's, for phase Active.
@@ -76,6 +78,40 @@ type Restoring struct {
 	Run bool `json:"run,omitempty"`
 	// Wish says that it stays paused by a wish, and not because it was paused when it was saved.
 	Wish bool `json:"wish,omitempty"`
+}
+
+// DiskVolume is what a volume stands for that a disk of a guest names. It was found when the disk was opened and stays so for as long as
+// the guest has it, whatever becomes of the pool.
+type DiskVolume struct {
+	// Target is the disk's name in the guest.
+	Target string `json:"target"`
+	Pool   string `json:"pool"`
+	Volume string `json:"volume"`
+	// Path is the file or, with Block, the device on this machine; empty for a volume that is reached by Network.
+	Path    string         `json:"path,omitempty"`
+	Block   bool           `json:"block,omitempty"`
+	Network *NetworkSource `json:"network,omitempty"`
+}
+
+// Names reports whether it is about the same names as another one, whatever they stand for.
+func (v DiskVolume) Names(other *DiskVolume) bool {
+	return v.Target == other.Target && v.Pool == other.Pool && v.Volume == other.Volume
+}
+
+// NetworkSource is how a volume is reached over a network.
+type NetworkSource struct {
+	Protocol string        `json:"protocol"`
+	Name     string        `json:"name"`
+	Hosts    []NetworkHost `json:"hosts,omitempty"`
+	User     string        `json:"user,omitempty"`
+	// Secret is that of User, or nil.
+	Secret *SecretRef `json:"secret,omitempty"`
+}
+
+// NetworkHost is one host of such a source; port 0 is the protocol's own.
+type NetworkHost struct {
+	Name string `json:"name"`
+	Port uint32 `json:"port,omitempty"`
 }
 
 // Lock is what a lock manager locks: a disk by its path, or a lease by its name.

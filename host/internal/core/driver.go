@@ -152,7 +152,7 @@ func (d *driver) connect() error {
 		uri := scheme + ":///" + paths[0]
 		inv, err := domain.New(domain.Config{
 			URI: uri, Connection: paths[0], Driver: m.Name, Plugin: d.plugin, Incarnation: d.incarnation.Load,
-			Files: sender{d.plugin}, Catalog: h.catalog, Events: h.events, Locks: d.locks(),
+			Files: sender{d.plugin}, Catalog: h.catalog, Events: h.events, Locks: d.locks(), Volumes: d.volumes(), Secrets: d.values(),
 			ProcessCPUTime: node.ProcessCPUTime, SaveDir: h.cfg.Layout.Saves(scheme, paths[0]), Log: h.cfg.Log.Named("domain").With("uri", uri),
 		})
 		if err != nil {
@@ -182,6 +182,21 @@ func (d *driver) secrets() *secret.Store {
 		return nil
 	}
 	return d.host.secrets
+}
+
+// volumes and values are the same for what disks name; they are nil, and not an interface of a nil, where there are none.
+func (d *driver) volumes() domain.Volumes {
+	if p := d.pools(); p != nil {
+		return p
+	}
+	return nil
+}
+
+func (d *driver) values() domain.Secrets {
+	if s := d.secrets(); s != nil {
+		return s
+	}
+	return nil
 }
 
 // paths orders a driver's connections: root is served by "system", whatever it asks for, and a user by "session" alone.

@@ -73,7 +73,7 @@ func (j *job) finish(s *state, c *pb.Change) error {
 	j.unlease(s)
 	c = j.settleSave(s, c)
 	dropped := j.settleStart(s)
-	s.phase, s.ID, s.handle, s.PID = catalog.Inactive, inactiveID, nil, 0
+	s.phase, s.ID, s.handle, s.PID, s.volumes = catalog.Inactive, inactiveID, nil, 0, nil
 	s.State, s.Reason, s.Unknown = State(c.State), c.Reason, false
 	err := j.settle(s)
 	if err != nil {

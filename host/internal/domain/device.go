@@ -175,15 +175,11 @@ func planAttach(live *libvirtxml.Domain, dev domxml.Device) (*deviceCall, error)
 	if err := addTo(live.Devices, dev, verr.OperationFailed); err != nil {
 		return nil, err
 	}
-	wants, err := wantsOfDevice(dev)
-	if err != nil {
-		return nil, err
-	}
 	return &deviceCall{
-		wants: wants,
+		opens: dev,
 		ask: func(ctx context.Context, c *deviceContext) (*deviceAnswer, error) {
 			rsp, err := c.client.AttachDevice(ctx, &pb.AttachDeviceRequest{
-				Guest: c.guest, Handle: c.handle, DeviceXml: text, LiveXml: c.live, Leases: c.leases, Disks: resolved(wants.Disks),
+				Guest: c.guest, Handle: c.handle, DeviceXml: text, LiveXml: c.live, Leases: c.leases, Disks: c.disks,
 			})
 			return &deviceAnswer{rsp.GetChange(), rsp.GetLiveXml()}, err
 		},
@@ -225,16 +221,12 @@ func planUpdate(present, dev domxml.Device, force bool) (*deviceCall, error) {
 	if err != nil {
 		return nil, err
 	}
-	wants, err := wantsOfDevice(dev)
-	if err != nil {
-		return nil, err
-	}
 	return &deviceCall{
-		wants: wants,
+		opens: dev,
 		ask: func(ctx context.Context, c *deviceContext) (*deviceAnswer, error) {
 			rsp, err := c.client.UpdateDevice(ctx, &pb.UpdateDeviceRequest{
 				Guest: c.guest, Handle: c.handle, DeviceXml: text, PresentXml: was, LiveXml: c.live,
-				Leases: c.leases, Disks: resolved(wants.Disks), Force: force,
+				Leases: c.leases, Disks: c.disks, Force: force,
 			})
 			return &deviceAnswer{rsp.GetChange(), rsp.GetLiveXml()}, err
 		},
@@ -249,7 +241,7 @@ func planUpdate(present, dev domxml.Device, force bool) (*deviceCall, error) {
 func looksLike(have, want domxml.Device) bool {
 	switch v := want.Value.(type) {
 	case *libvirtxml.DomainDisk:
-		return domxml.SourcePath(have.Value.(*libvirtxml.DomainDisk).Source) == domxml.SourcePath(v.Source)
+		return domxml.SameSource(have.Value.(*libvirtxml.DomainDisk).Source, v.Source)
 	case *libvirtxml.DomainInterface:
 		return linkOf(have.Value.(*libvirtxml.DomainInterface)) == linkOf(v)
 	}
@@ -261,13 +253,4 @@ func linkOf(n *libvirtxml.DomainInterface) string {
 		return "up"
 	}
 	return n.Link.State
-}
-
-// wantsOfDevice lists what a device needs locked.
-func wantsOfDevice(dev domxml.Device) (Wants, error) {
-	alone := &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{}}
-	if _, err := domxml.AddDevice(alone.Devices, dev); err != nil {
-		return Wants{}, err
-	}
-	return lockedBy(alone), nil
 }

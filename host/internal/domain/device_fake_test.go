@@ -32,6 +32,8 @@ type fakeDevices struct {
 	shy bool
 	// leases are those of the last call.
 	leases []*pb.Lease
+	// disks are those of the last call that opens some, volumes those of the last Recover.
+	disks, volumes []*pb.Disk
 }
 
 func (f *fakeDevices) liveXML(g *pb.Guest, otherwise string) string {
@@ -128,8 +130,15 @@ func (f *fakeDevices) note(leases []*pb.Lease) {
 	f.leases = leases
 }
 
+func (f *fakeDevices) open(disks []*pb.Disk) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.disks = disks
+}
+
 func (f *fakeDevices) AttachDevice(_ context.Context, req *pb.AttachDeviceRequest) (*pb.AttachDeviceResponse, error) {
 	f.note(req.Leases)
+	f.open(req.Disks)
 	live, err := f.edit("attach", req.Guest, req.LiveXml, req.DeviceXml)
 	return &pb.AttachDeviceResponse{LiveXml: live, Change: tellDevices(&pb.Change{}, req.LiveXml, live)}, err
 }
@@ -147,6 +156,7 @@ func (f *fakeDevices) DetachDevice(_ context.Context, req *pb.DetachDeviceReques
 
 func (f *fakeDevices) UpdateDevice(_ context.Context, req *pb.UpdateDeviceRequest) (*pb.UpdateDeviceResponse, error) {
 	f.note(req.Leases)
+	f.open(req.Disks)
 	live, err := f.edit("update", req.Guest, req.LiveXml, req.DeviceXml)
 	return &pb.UpdateDeviceResponse{LiveXml: live, Change: &pb.Change{Events: []*pb.Event{
 		{Event: &pb.Event_DiskChange{DiskChange: &pb.DiskChangeEvent{Alias: "drive"}}},

@@ -22,8 +22,8 @@ type deviceChange struct {
 
 // deviceCall is what is to be asked of a driver.
 type deviceCall struct {
-	// wants are the locks that the devices need afterwards.
-	wants Wants
+	// opens is the device whose image is to be opened and whose locks are needed, if it is one that may have some.
+	opens domxml.Device
 	// ask makes the call.
 	ask func(context.Context, *deviceContext) (*deviceAnswer, error)
 	// happened reports whether a live definition is one after the change.
@@ -37,6 +37,7 @@ type deviceContext struct {
 	handle *pb.Handle
 	live   string
 	leases []*pb.Lease
+	disks  []*pb.Disk
 }
 
 // deviceAnswer is what a driver has made of it; the live definition is empty if it is the same.
@@ -149,11 +150,16 @@ func (j *job) alter(now *state, c deviceChange, config *newConfig) error {
 	if err != nil {
 		return err
 	}
+	present := inUse(s.volumes, live)
 	call, err := c.plan(live)
 	if err != nil {
 		return err
 	}
-	held, err := j.leaseMore(&s, call.wants)
+	o, wants, err := j.openDevice(&s, call.opens, present)
+	if err != nil {
+		return err
+	}
+	held, err := j.leaseMore(&s, wants)
 	if err != nil {
 		return err
 	}
@@ -162,19 +168,59 @@ func (j *job) alter(now *state, c deviceChange, config *newConfig) error {
 	} else {
 		defer closeAll(held)
 	}
-	answer, err := j.ask(&s, call, text, held)
+	answer, err := j.ask(&s, call, &deviceContext{live: text, disks: o.disks}, held)
 	if err == nil {
 		return j.applyWith(answer.change, answer.live, config)
 	}
 	return j.findOut(call, config, err)
 }
 
-// ask hands the driver the locks and asks it. One that is restarted in between is handed them in its turn.
-func (j *job) ask(s *state, call *deviceCall, live string, held []HeldLock) (answer *deviceAnswer, err error) {
-	i := j.d.inv
-	with := &deviceContext{
-		client: pb.NewDeviceServiceClient(i.cfg.Plugin), guest: s.guest(i.cfg.Connection), handle: s.handle, live: live,
+// openDevice finds out what a driver needs to open a device's image, and what of it is to be locked. What a volume stands for is on disk
+// before the driver is asked; what is in use is taken as it is.
+func (j *job) openDevice(s *state, dev domxml.Device, present []catalog.DiskVolume) (*opening, Wants, error) {
+	if dev.Value == nil {
+		return &opening{}, Wants{}, nil
 	}
+	alone := &libvirtxml.Domain{Devices: &libvirtxml.DomainDeviceList{}}
+	if err := addCopy(alone.Devices, dev); err != nil {
+		return nil, Wants{}, err
+	}
+	o, err := j.d.inv.open(j.ctx, alone, present)
+	if err != nil {
+		return nil, Wants{}, err
+	}
+	wants := lockedBy(alone)
+	for n := range o.volumes {
+		v := &o.volumes[n]
+		if slices.ContainsFunc(present, func(p catalog.DiskVolume) bool { return p.Names(v) }) {
+			continue
+		}
+		s.volumes = append(slices.DeleteFunc(slices.Clone(s.volumes), func(old catalog.DiskVolume) bool { return old.Names(v) }), *v)
+		if err := j.save(s, nil); err != nil {
+			return nil, Wants{}, err
+		}
+	}
+	return o, wants, nil
+}
+
+// addCopy adds a copy of a device to a list that may be changed without changing the device.
+func addCopy(list *libvirtxml.DomainDeviceList, dev domxml.Device) error {
+	text, err := dev.XML()
+	if err != nil {
+		return err
+	}
+	own, err := domxml.ParseDevice(text)
+	if err != nil {
+		return err
+	}
+	_, err = domxml.AddDevice(list, own)
+	return err
+}
+
+// ask hands the driver the locks and asks it. One that is restarted in between is handed them in its turn.
+func (j *job) ask(s *state, call *deviceCall, with *deviceContext, held []HeldLock) (answer *deviceAnswer, err error) {
+	i := j.d.inv
+	with.client, with.guest, with.handle = pb.NewDeviceServiceClient(i.cfg.Plugin), s.guest(i.cfg.Connection), s.handle
 	for range maxHandings {
 		incarnation := i.cfg.Incarnation()
 		if with.leases, err = j.hand(held); err != nil {

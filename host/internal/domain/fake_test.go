@@ -21,6 +21,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	storagev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -71,6 +72,7 @@ func (f *fakeDriver) Start(ctx context.Context, req *pb.StartRequest) (*pb.Start
 	f.alive[req.Guest.Uuid] = req.Guest.Generation
 	f.starts[req.Guest.Uuid]++
 	f.mu.Unlock()
+	f.open(req.GetResolved().GetDisks())
 	if after != nil {
 		if err := after(ctx); err != nil {
 			return nil, verr.Status(err)
@@ -105,6 +107,7 @@ func (f *fakeDriver) Recover(_ context.Context, req *pb.RecoverRequest) (*pb.Rec
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked++
+	f.volumes = req.Volumes
 	gen, ok := f.alive[req.Guest.Uuid]
 	change := &pb.Change{State: pb.State_STATE_RUNNING, Reason: 1}
 	if f.stands[req.Guest.Uuid] {
@@ -291,6 +294,7 @@ type bench struct {
 	files       sentFiles
 	conn        *grpc.ClientConn
 	server      *grpc.Server
+	shelf       *shelf
 }
 
 func newBench(t *testing.T) *bench {
@@ -299,6 +303,7 @@ func newBench(t *testing.T) *bench {
 		t: t, bus: event.NewBus(0), path: filepath.Join(t.TempDir(), "catalog.db"),
 		driver: newFakeDriver(),
 		locks:  &fakeLocks{held: map[string]Owner{}},
+		shelf:  &shelf{volumes: map[string]*storagev1.Volume{}, values: map[catalog.SecretRef]string{}},
 	}
 	t.Cleanup(func() { b.down() })
 	b.up()
@@ -328,7 +333,7 @@ func (b *bench) up() {
 	b.Inventory, err = New(Config{
 		URI: "fake:///default", Connection: "default", Driver: "fake", Plugin: b.conn, Incarnation: b.incarnation.Load,
 		Files: &b.files, Catalog: b.cat, Events: b.bus, Locks: b.locks, Log: hclog.NewNullLogger(),
-		SaveDir: filepath.Join(filepath.Dir(b.path), "save"),
+		SaveDir: filepath.Join(filepath.Dir(b.path), "save"), Volumes: b.shelf, Secrets: b.shelf,
 	})
 	if err != nil {
 		b.t.Fatal(err)

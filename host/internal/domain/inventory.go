@@ -44,6 +44,9 @@ type Config struct {
 	Events *event.Bus
 	// Locks keeps two guests from writing one disk.
 	Locks Locks
+	// Volumes and Secrets find what disks name; nil where the driver's disks are not on this machine.
+	Volumes Volumes
+	Secrets Secrets
 	// ProcessCPUTime returns the CPU time in nanoseconds of a process with a start time, 0 once it is gone.
 	ProcessCPUTime func(pid int32, startTime uint64) (uint64, error)
 	// SaveDir is the folder of the connection's managed save images; it need not exist.

@@ -97,7 +97,7 @@ func (j *job) wants(s *state) (Wants, error) {
 	if err != nil {
 		return Wants{}, err
 	}
-	wants, err := wantsOf(xml)
+	wants, err := wantsOf(xml, s.volumes)
 	wants.State = s.lockState
 	return wants, err
 }
@@ -227,13 +227,4 @@ func (j *job) reaffirm(ctx context.Context) []LostLock {
 		j.d.leases = again
 	}
 	return lost
-}
-
-// resolved tells the driver the images of the disks.
-func resolved(disks []LockedDisk) []*pb.Disk {
-	out := make([]*pb.Disk, len(disks))
-	for n, d := range disks {
-		out[n] = &pb.Disk{Target: d.Target, Path: d.Path}
-	}
-	return out
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	lockv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
 )
@@ -117,12 +118,18 @@ func (d *Domain) owner(s *state) Owner {
 	}
 }
 
-// wantsOf lists what a definition needs locked.
-func wantsOf(xml string) (Wants, error) {
+// wantsOf lists what a definition needs locked whose volumes are known.
+func wantsOf(xml string, known []catalog.DiskVolume) (Wants, error) {
 	def, err := domxml.Parse(xml)
 	if err != nil {
 		return Wants{}, err
 	}
+	placeVolumes(def, known)
+	return wantsIn(xml, def)
+}
+
+// wantsIn is wantsOf for a definition that was read and whose disks were opened.
+func wantsIn(xml string, def *libvirtxml.Domain) (Wants, error) {
 	action, err := domxml.OnLockFailure(xml)
 	if err != nil {
 		return Wants{}, err

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
+	"github.com/lodgevirt/lodge/sdk/domxml"
 )
 
 // A lock is loose while it may be held for a guest and its live definition does not name what it is for: a device is being attached, or
@@ -78,9 +79,14 @@ func (j *job) leaseMore(s *state, more Wants) ([]HeldLock, error) {
 	return held, err
 }
 
-// loosen notes that locks are no longer needed once a definition is the live one.
+// loosen notes that locks and volumes are no longer needed once a definition is the live one.
 func (j *job) loosen(s *state, live string) error {
-	after, err := wantsOf(live)
+	def, err := domxml.Parse(live)
+	if err != nil {
+		return err
+	}
+	used := inUse(s.volumes, def)
+	after, err := wantsOf(live, used)
 	if err != nil {
 		return err
 	}
@@ -89,6 +95,7 @@ func (j *job) loosen(s *state, live string) error {
 		return err
 	}
 	s.loose = s.loose.and(before.without(after)).without(after)
+	s.volumes = used
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
+	"github.com/lodgevirt/lodge/sdk/domxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -42,13 +43,14 @@ func (j *job) start(s *state, xml string, flags uint32) error { return j.startFr
 // startFrom is start with the state that is in a file, nil for a boot.
 func (j *job) startFrom(s *state, xml string, flags uint32, from *image) error {
 	i := j.d.inv
-	wants, err := wantsOf(xml)
+	o, wants, err := j.openAll(xml)
 	if err != nil {
 		return err
 	}
 	s.Generation++
 	s.reservedID = i.takeID()
 	s.phase, s.paused, s.handle, s.PID, s.lockState = catalog.Starting, flags&createPaused != 0, nil, 0, nil
+	s.volumes = o.volumes
 	if s.restoring, s.resume = nil, false; from != nil {
 		s.restoring, s.paused = &from.intent, !from.intent.Run
 	}
@@ -62,7 +64,7 @@ func (j *job) startFrom(s *state, xml string, flags uint32, from *image) error {
 		return errors.Join(err, j.abandon(s))
 	}
 	rsp, err := j.bringUp(s, xml, &pb.Resolved{
-		Cgroup: i.cgroup(s), Disks: resolved(wants.Disks), Registrations: prepared.Registrations, Claim: prepared.Claim,
+		Cgroup: i.cgroup(s), Disks: o.disks, Registrations: prepared.Registrations, Claim: prepared.Claim,
 	}, from)
 	switch {
 	case err == nil:
@@ -79,6 +81,20 @@ func (j *job) startFrom(s *state, xml string, flags uint32, from *image) error {
 		return err
 	}
 	return j.run()
+}
+
+// openAll finds out what a driver needs to open the disks of a definition, and what of them is to be locked.
+func (j *job) openAll(xml string) (*opening, Wants, error) {
+	def, err := domxml.Parse(xml)
+	if err != nil {
+		return nil, Wants{}, err
+	}
+	o, err := j.d.inv.open(j.ctx, def, nil)
+	if err != nil {
+		return nil, Wants{}, err
+	}
+	wants, err := wantsIn(xml, def)
+	return o, wants, err
 }
 
 // maxHandings bounds how often a start follows a driver that is restarted under it.
@@ -171,7 +187,7 @@ func (j *job) started(s *state, st *started) error {
 func (j *job) abandon(s *state) error {
 	j.unlease(s)
 	s.phase, s.ID, s.State, s.handle, s.PID = catalog.Inactive, inactiveID, ShutOff, nil, 0
-	s.Reason, s.Unknown, s.restoring = shutOffFailed, false, nil
+	s.Reason, s.Unknown, s.restoring, s.volumes = shutOffFailed, false, nil, nil
 	if !s.Persistent {
 		return j.remove()
 	}
@@ -229,5 +245,11 @@ func (d *Domain) recoverRequest(s *state) *pb.RecoverRequest {
 	if err != nil {
 		d.inv.cfg.Log.Warn("definition cannot be read", "guest", s.Name, "error", err)
 	}
-	return &pb.RecoverRequest{Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle, Xml: xml, Id: s.reservedID}
+	volumes := make([]*pb.Disk, len(s.volumes))
+	for n := range s.volumes {
+		volumes[n] = diskOf(&s.volumes[n])
+	}
+	return &pb.RecoverRequest{
+		Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle, Xml: xml, Id: s.reservedID, Volumes: volumes,
+	}
 }

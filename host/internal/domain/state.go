@@ -24,6 +24,8 @@ type state struct {
 	saving    *catalog.Saving
 	restoring *catalog.Restoring
 	resume    bool
+	// volumes are what the volumes stand for that disks of the guest name, perhaps with some that it has no more.
+	volumes []catalog.DiskVolume
 	// loose are locks that may be held and are to be freed unless the live definition needs them.
 	loose Wants
 	// hidden: a definition is being made and not yet on disk.
@@ -41,7 +43,7 @@ func (s *state) record() *catalog.Domain {
 			MaxVCPUs: s.MaxVCPUs, VCPUs: s.VCPUs, HasSecrets: s.hasSecrets,
 		},
 		Generation: s.Generation, Phase: s.phase, Paused: s.paused, LockState: s.lockState,
-		Saved: s.Saved, Saving: s.saving, Restoring: s.restoring, Resume: s.resume, Loose: s.loose.record(),
+		Saved: s.Saved, Saving: s.saving, Restoring: s.restoring, Resume: s.resume, Volumes: s.volumes, Loose: s.loose.record(),
 	}
 	if s.phase != catalog.Inactive {
 		r.ID = s.reservedID
@@ -64,7 +66,7 @@ func fromRecord(r *catalog.Domain) state {
 			MaxVCPUs: r.Summary.MaxVCPUs, VCPUs: r.Summary.VCPUs, Generation: r.Generation, Saved: r.Saved,
 		},
 		phase: r.Phase, paused: r.Paused, seed: r.Seed, hasSecrets: r.Summary.HasSecrets,
-		lockState: r.LockState, saving: r.Saving, restoring: r.Restoring, resume: r.Resume, loose: wantsFrom(r.Loose),
+		lockState: r.LockState, saving: r.Saving, restoring: r.Restoring, resume: r.Resume, volumes: r.Volumes, loose: wantsFrom(r.Loose),
 	}
 	if h := r.Handle; h != nil {
 		s.handle = &pb.Handle{Version: h.Version, Data: h.Data, Pid: h.PID, StartTime: h.StartTime, Cgroup: h.Cgroup}

@@ -7,6 +7,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 
 	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/sdk/domxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -227,18 +228,25 @@ func (s *session) imageInfo(ctx context.Context, ref libvirt.Domain, path string
 	if err != nil {
 		return nil, err
 	}
-	disks, err := d.Disks()
+	disk, volume, err := d.Disk(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	for _, disk := range disks {
-		if path == "" || disk.Target != path && disk.Path != path {
-			continue
-		}
-		sizes, err := s.server.images.Sizes(ctx, disk.Path)
-		return &libvirt.DomainGetBlockInfoRet{Allocation: sizes.Allocation, Capacity: sizes.Capacity, Physical: sizes.Physical}, err
+	file := domxml.SourcePath(disk.Source)
+	switch {
+	case volume != nil && volume.GetNetwork() == nil:
+		file = volume.GetPath()
+	case volume != nil:
+		return &libvirt.DomainGetBlockInfoRet{
+			Allocation: volume.GetAllocation(), Capacity: volume.GetCapacity(), Physical: volume.GetAllocation(),
+		}, nil
+	case !domxml.HasSource(disk.Source):
+		return &libvirt.DomainGetBlockInfoRet{}, nil
+	case file == "":
+		return nil, verr.New(verr.OperationInvalid, "the sizes of disk '%s', which is reached over a network, are known while the domain is running", path)
 	}
-	return nil, verr.New(verr.InvalidArg, "invalid path %s not assigned to domain", path)
+	sizes, err := s.server.images.Sizes(ctx, file)
+	return &libvirt.DomainGetBlockInfoRet{Allocation: sizes.Allocation, Capacity: sizes.Capacity, Physical: sizes.Physical}, err
 }
 
 func domainInterfaceStats(ctx context.Context, s *session, args *libvirt.DomainInterfaceStatsArgs) (*libvirt.DomainInterfaceStatsRet, error) {

@@ -75,6 +75,9 @@ func New(cfg Config) (*Inventory, error) {
 			continue // a transient pool of an earlier boot
 		}
 		p := newPool(i, r)
+		if s := p.state.Load(); !s.Active() && s.due(cfg.Boot) {
+			p.booted = make(chan struct{})
+		}
 		i.byUUID[r.UUID], i.byName[r.Name] = p, p
 	}
 	return i, nil

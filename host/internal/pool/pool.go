@@ -66,6 +66,8 @@ type Pool struct {
 	// slot holds one token while a job is under way, looking one while a refresh is.
 	slot, looking chan struct{}
 	volumes       mirror
+	// booted is closed once a start that this boot is to make was tried; nil if there is none to be made.
+	booted chan struct{}
 
 	mu   sync.Mutex // guards work
 	work map[string]bool

@@ -136,6 +136,28 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestVolumesOfDisksAreResolved(t *testing.T) {
+	b := newBench(t)
+	p := b.running("one")
+	b.volume(p, "v")
+	if kind, v, err := b.Resolve(t.Context(), "one", "v"); err != nil || kind != "shelf" || v.GetName() != "v" {
+		t.Errorf("%s %v %v", kind, v, err)
+	}
+	if _, _, err := b.Resolve(t.Context(), "one", "w"); code(err) != verr.NoStorageVol {
+		t.Errorf("a volume that is not there: %v", err)
+	}
+	if _, _, err := b.Resolve(t.Context(), "two", "v"); code(err) != verr.NoStoragePool {
+		t.Errorf("a pool that is not there: %v", err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := b.Resolve(t.Context(), "one", "v")
+	if code(err) != verr.ConfigUnsupported || !strings.Contains(err.Error(), "storage pool 'one' containing volume 'v' is not active") {
+		t.Errorf("a pool that is not in use: %v", err)
+	}
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	p, err := b.Define(t.Context(), poolXML("one", "/one"))
@@ -327,6 +349,11 @@ func TestPoolsComeBack(t *testing.T) {
 	ask.Go(func() { // whoever asks before the pool was looked at waits for that
 		if got := b.names(p); got != "v" {
 			t.Errorf("volumes are %q", got)
+		}
+	})
+	ask.Go(func() { // and a guest that starts with the host waits for a pool that does
+		if _, _, err := b.Resolve(t.Context(), "boot", "v"); code(err) != verr.NoStorageVol {
+			t.Errorf("a volume of a pool to start at boot: %v", err)
 		}
 	})
 	b.Recover(t.Context(), b.conn, []string{"shelf"})

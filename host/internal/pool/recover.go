@@ -48,16 +48,46 @@ func (i *Inventory) Recover(ctx context.Context, conn grpc.ClientConnInterface, 
 	var all sync.WaitGroup
 	for _, p := range i.of(types) {
 		all.Go(func() {
+			first := sync.OnceFunc(p.tried)
 			for !p.recover(ctx, conn) {
+				first()
 				select {
 				case <-ctx.Done():
 					return
 				case <-time.After(retryEvery):
 				}
 			}
+			first()
 		})
 	}
 	all.Wait()
+}
+
+// tried tells those who wait for a start at boot that it has been tried, well or not.
+func (p *Pool) tried() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.booted:
+	default:
+		if p.booted != nil {
+			close(p.booted)
+		}
+	}
+}
+
+// awaitBoot waits until a start that this boot is to make was tried: guests are started at boot, too, and need the volumes.
+func (p *Pool) awaitBoot(ctx context.Context) {
+	if p.booted == nil || p.state.Load().Active() {
+		return
+	}
+	late := time.NewTimer(firstLook)
+	defer late.Stop()
+	select {
+	case <-p.booted:
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 // recover makes one pool usable, and reports whether nothing is left to be done.

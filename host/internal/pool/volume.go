@@ -61,6 +61,26 @@ func (p *Pool) Volume(ctx context.Context, name string) (Volume, error) {
 	return Volume{p, v}, nil
 }
 
+// Resolve finds the volume that a guest's disk names, with the type of its pool. It fails with NoStoragePool or NoStorageVol if there is none,
+// with ConfigUnsupported if the pool is not in use. A pool that this boot starts is waited for, at most firstLook.
+func (i *Inventory) Resolve(ctx context.Context, name, volume string) (poolType string, found *pb.Volume, err error) {
+	p, err := i.ByName(name)
+	if err != nil {
+		return "", nil, err
+	}
+	p.awaitBoot(ctx)
+	v, err := p.Volume(ctx, volume)
+	switch {
+	case !p.state.Load().Active():
+		return "", nil, storageError(verr.ConfigUnsupported, "storage pool '%s' containing volume '%s' is not active", name, volume)
+	case verr.Is(err, verr.NoStorageVol):
+		return "", nil, storageError(verr.NoStorageVol, "no storage vol with matching name '%s' in storage pool '%s'", volume, name)
+	case err != nil:
+		return "", nil, err
+	}
+	return p.View().Type, v.Volume, nil
+}
+
 func noVolume(what, word string) error {
 	return storageError(verr.NoStorageVol, "no storage vol with matching %s '%s'", what, word)
 }

@@ -298,7 +298,11 @@ func (s *Store) named(r catalog.SecretRef) (*kept, error) {
 		if err != nil {
 			return nil, secretError(verr.InvalidArg, "'%s' is no UUID of a secret: %w", r.UUID, err)
 		}
-		return s.get(id)
+		k, err := s.get(id)
+		if want, known := usageTypes[strings.ToLower(r.Type)]; err == nil && known && k.UsageType != want {
+			return nil, secretError(verr.ConfigUnsupported, "secret with uuid %s is not of type '%s'", id, r.Type)
+		}
+		return k, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -158,6 +158,9 @@ func TestPrivateValueGoesToDriversAlone(t *testing.T) {
 			t.Errorf("value by %v: %v", ref, err)
 		}
 	}
+	if _, err := b.Values(t.Context(), []catalog.SecretRef{{UUID: s.UUID.String(), Type: "iscsi"}}); code(err) != verr.ConfigUnsupported {
+		t.Errorf("value for another use: %v", err)
+	}
 }
 
 func TestDefinitions(t *testing.T) {

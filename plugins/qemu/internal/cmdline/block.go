@@ -7,6 +7,7 @@ import (
 
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lodgevirt/lodge/sdk/domxml"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -20,11 +21,22 @@ var caches = map[string]cache{
 
 // layer is one image of a chain.
 type layer struct {
+	// path is that of a file or, with block, of a device; empty for an image elsewhere.
 	path, format string
 	block        bool
 	readOnly     bool
 	index        uint
+	// source is what the definition says of the image, nil for one that was found below another; auth and encryption go with it.
+	source     *libvirtxml.DomainDiskSource
+	auth       *libvirtxml.DomainDiskAuth
+	encryption *libvirtxml.DomainDiskEncryption
 }
+
+// remote reports whether the image is read over a network.
+func (l layer) remote() bool { return l.path == "" && l.source != nil && l.source.Network != nil }
+
+// none reports whether there is no image.
+func (l layer) none() bool { return l.path == "" && !l.remote() }
 
 // maxChain bounds the length of a backing chain.
 const maxChain = 200
@@ -32,7 +44,7 @@ const maxChain = 200
 // diskNode writes the block nodes of a disk and returns the topmost one's name, or "" for an empty drive.
 func (b *builder) diskNode(k *libvirtxml.DomainDisk) (string, error) {
 	top, err := b.topLayer(k)
-	if err != nil || top.path == "" {
+	if err != nil || top.none() {
 		return "", err
 	}
 	chain, ends, err := b.chain(k, top)
@@ -65,39 +77,44 @@ func (b *builder) diskNode(k *libvirtxml.DomainDisk) (string, error) {
 	return node, nil
 }
 
+// formatNode and storageNode are the nodes of an image: how it is read, and how it is stored.
 func formatNode(l layer) string { return fmt.Sprintf("libvirt-%d-format", l.index) }
 
+func storageNode(l layer) string { return fmt.Sprintf("libvirt-%d-storage", l.index) }
+
 func (b *builder) topLayer(k *libvirtxml.DomainDisk) (layer, error) {
-	path, block, err := sourcePath(k.Source, "disk '"+k.Target.Dev+"'")
-	if resolved, ok := b.plan.Disks[k.Target.Dev]; ok {
-		path, err = resolved, nil
-	}
+	l, err := layerOf(k.Source, "disk '"+k.Target.Dev+"'")
 	if err != nil {
 		return layer{}, err
 	}
-	if path == "" && k.Device != "cdrom" && k.Device != "floppy" {
+	if l.none() && k.Device != "cdrom" && k.Device != "floppy" {
 		return layer{}, verr.New(verr.XMLError, "disk '%s' has no source", k.Target.Dev)
 	}
-	format := "raw"
+	l.format, l.readOnly = "raw", k.ReadOnly != nil
 	if k.Driver != nil && k.Driver.Type != "" {
-		format = k.Driver.Type
+		l.format = k.Driver.Type
 	}
-	return layer{path: path, block: block, format: format, readOnly: k.ReadOnly != nil}, nil
+	l.auth, l.encryption = domxml.DiskAuth(k), domxml.DiskEncryption(k)
+	return l, nil
 }
 
-// sourcePath returns the path of a source that is a file or a block device, "" for none.
-func sourcePath(s *libvirtxml.DomainDiskSource, what string) (path string, block bool, err error) {
+// layerOf reads a source. One that names a volume has what that stands for beside the names.
+func layerOf(s *libvirtxml.DomainDiskSource, what string) (layer, error) {
+	l := layer{source: s}
 	switch {
 	case s == nil:
-		return "", false, nil
+		return l, nil
 	case s.File != nil:
-		return s.File.File, false, nil
+		l.path = s.File.File
 	case s.Block != nil:
-		return s.Block.Dev, true, nil
-	case s.Volume != nil:
-		return "", false, unsupported("storage volume of %s was not resolved", what)
+		l.path, l.block = s.Block.Dev, true
+	case s.Network != nil:
+		l.auth = s.Network.Auth
+	case s.Volume != nil && domxml.HasSource(s):
+		return l, unsupported("storage volume of %s was not resolved", what)
 	}
-	return "", false, nil
+	l.encryption = s.Encryption
+	return l, nil
 }
 
 // withBacking are the formats whose images can have one below.
@@ -109,7 +126,8 @@ func (b *builder) chain(k *libvirtxml.DomainDisk, top layer) (chain []layer, end
 	if k.BackingStore != nil {
 		return b.declaredChain(k, chain)
 	}
-	for withBacking[chain[len(chain)-1].format] && b.plan.Images != nil {
+	// What an image says of the one below can be read here only where the image is here; else QEMU reads it.
+	for withBacking[chain[len(chain)-1].format] && b.plan.Images != nil && !chain[len(chain)-1].remote() {
 		last := chain[len(chain)-1]
 		below, err := b.plan.Images.Backing(last.path, last.format)
 		if err != nil {
@@ -127,7 +145,7 @@ func (b *builder) chain(k *libvirtxml.DomainDisk, top layer) (chain []layer, end
 		}
 		chain = append(chain, layer{path: below.Path, format: format, block: below.Block, readOnly: true})
 	}
-	return chain, withBacking[chain[len(chain)-1].format] && b.plan.Images != nil, nil
+	return chain, false, nil
 }
 
 // isEnd reports whether a backing store is the empty one that ends a chain.
@@ -135,20 +153,21 @@ func isEnd(s *libvirtxml.DomainDiskBackingStore) bool {
 	if s.Source == nil || s.Format != nil {
 		return s.Source == nil
 	}
-	path, _, err := sourcePath(s.Source, "")
-	return path == "" && err == nil
+	l, err := layerOf(s.Source, "")
+	return l.none() && err == nil
 }
 
 func (b *builder) declaredChain(k *libvirtxml.DomainDisk, chain []layer) ([]layer, bool, error) {
 	for s := k.BackingStore; !isEnd(s); s = s.BackingStore {
-		path, block, err := sourcePath(s.Source, "backing store of disk '"+k.Target.Dev+"'")
+		l, err := layerOf(s.Source, "backing store of disk '"+k.Target.Dev+"'")
 		if err != nil {
 			return nil, false, err
 		}
 		if s.Format == nil {
 			return nil, false, verr.New(verr.XMLError, "backing store of disk '%s' has no format", k.Target.Dev)
 		}
-		chain = append(chain, layer{path: path, block: block, format: s.Format.Type, readOnly: true})
+		l.format, l.readOnly = s.Format.Type, true
+		chain = append(chain, l)
 		if s.BackingStore == nil {
 			return chain, false, nil
 		}
@@ -174,7 +193,10 @@ func (b *builder) showChain(k *libvirtxml.DomainDisk, chain []layer, ends bool) 
 	}
 	for i := len(chain) - 1; i > 0; i-- {
 		s := &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: chain[i].path}}
-		if chain[i].block {
+		switch {
+		case chain[i].source != nil:
+			s = chain[i].source
+		case chain[i].block:
 			s = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: chain[i].path}}
 		}
 		below = &libvirtxml.DomainDiskBackingStore{
@@ -191,22 +213,21 @@ func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBac
 	if d == nil {
 		d = &libvirtxml.DomainDiskDriver{}
 	}
-	storage := fmt.Sprintf("libvirt-%d-storage", l.index)
-	s := props{
-		"driver": "file", "filename": l.path, "node-name": storage, "auto-read-only": true, "discard": "unmap",
+	s := props{"node-name": storageNode(l), "auto-read-only": true, "discard": "unmap"}
+	if err := b.storage(k, l, s); err != nil {
+		return err
 	}
-	if l.block {
-		s["driver"] = "host_device"
-		if k.Device == "cdrom" && isDrive(l.path) {
-			s["driver"] = "host_cdrom"
-		}
+	f := props{"node-name": formatNode(l), "read-only": l.readOnly, "driver": l.format, "file": storageNode(l)}
+	if err := b.encryption(l, s, f); err != nil {
+		return err
 	}
-	f := props{"node-name": formatNode(l), "read-only": l.readOnly, "driver": l.format, "file": storage}
 	if c, ok := caches[d.Cache]; ok {
 		s["cache"] = props{"direct": c.direct, "no-flush": c.noFlush}
 		f["cache"] = props{"direct": c.direct, "no-flush": c.noFlush}
 	}
-	s.set("aio", d.IO)
+	if !l.remote() {
+		s.set("aio", d.IO)
+	}
 	f.set("discard", d.Discard)
 	if top {
 		f.set("detect-zeroes", detectZeroes(d))
@@ -218,6 +239,21 @@ func (b *builder) layer(k *libvirtxml.DomainDisk, l layer, backing any, knowsBac
 		return err
 	}
 	return b.json("-blockdev", f)
+}
+
+// storage writes how an image is stored.
+func (b *builder) storage(k *libvirtxml.DomainDisk, l layer, s props) error {
+	if l.remote() {
+		return b.network(l, s)
+	}
+	s["driver"], s["filename"] = "file", l.path
+	if l.block {
+		s["driver"] = "host_device"
+		if k.Device == "cdrom" && isDrive(l.path) {
+			s["driver"] = "host_cdrom"
+		}
+	}
+	return nil
 }
 
 // isDrive reports whether a block device is an optical drive by its name, as Linux gives it.

@@ -169,7 +169,7 @@ func TestRefusedByName(t *testing.T) {
 		{"CPU limits", guest("pc", "<cputune><shares>7</shares></cputune>", ""), "CPU tuning"},
 		{"huge pages", guest("pc", "<memoryBacking><hugepages/></memoryBacking>", ""), "huge pages"},
 		{"disk limits", guest("pc", "", disk("<iotune><total_iops_sec>9</total_iops_sec></iotune>")), "limits on the I/O"},
-		{"network disk", guest("pc", "", "<disk type='network'><source protocol='nbd' name='x'/><target dev='vda'/></disk>"), "over the network"},
+		{"network disk", guest("pc", "", "<disk type='network'><source protocol='gluster' name='v/i'/><target dev='vda'/></disk>"), "protocol 'gluster'"},
 		{"host device", guest("pc", "", "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>"), "host devices"},
 		{"an element with no sentence of its own", guest("pc", "<keywrap><cipher name='aes' state='on'/></keywrap>", ""), "<keywrap>"},
 		{"extra arguments", strings.Replace(guest("pc", "", ""), "</domain>", "<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'><arg value='-x'/></commandline></domain>", 1), "commandline"},

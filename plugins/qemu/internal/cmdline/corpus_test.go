@@ -69,8 +69,20 @@ func corpusBuild(text string) (*cmdline.Command, error) {
 	}
 	return cmdline.Build(d, cmdline.Plan{
 		ID: -1, RuntimeDir: "/tmp/run", StateDir: "/tmp/state", LogDir: "/tmp/log", Env: env, Ports: &countingPorts{},
-		Now: time.Unix(0, 0),
+		Now: time.Unix(0, 0), Random: counter{}, Secret: func(domxml.SecretRef) ([]byte, bool) { return []byte(corpusSecret), true },
 	})
+}
+
+// corpusSecret is the value of every secret in libvirt's own tests, counter where its keys come from.
+const corpusSecret = "AQCVn5hO6HzFAhAAq0NCv8jtJcIcE+HOBlMQ1A"
+
+type counter struct{}
+
+func (counter) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return len(p), nil
 }
 
 // countingPorts counts up, as libvirt's own tests do.
@@ -298,7 +310,9 @@ var (
 	// listening is where a socket listens: libvirt passes descriptors.
 	listening = regexp.MustCompile(`,(fd=\d+|path=[^,]*)`)
 	versions  = regexp.MustCompile(`^(pc)(-i440fx-[0-9.]+)?$|^(q35)$`)
-	autopath  = regexp.MustCompile(`^/(tmp|var)/.*/([^/]+)$`)
+	// secretName begins with the number of a block node, which libvirt counts the other way round.
+	secretName = regexp.MustCompile(`^libvirt-\d+-((storage|format)-.*secret0)$`)
+	autopath   = regexp.MustCompile(`^/(tmp|var)/.*/([^/]+)$`)
 )
 
 func text(v any) string {
@@ -334,7 +348,7 @@ func text(v any) string {
 		case v == "yes":
 			return "on"
 		}
-		return v
+		return secretName.ReplaceAllString(v, "libvirt-N-$1")
 	case float64:
 		return fmt.Sprintf("%.0f", v)
 	}

@@ -24,6 +24,7 @@ func FuzzDefinition(f *testing.F) {
 		}
 		f.Add(string(text))
 	}
+	f.Add(distant)
 	f.Fuzz(func(t *testing.T, text string) {
 		if _, err := corpusBuild(text); err != nil {
 			return
@@ -41,6 +42,22 @@ func FuzzDefinition(f *testing.F) {
 		}
 	})
 }
+
+// distant is a guest with images elsewhere and secrets.
+var distant = guest("pc", "", `<disk type='network' device='disk'><driver name='qemu' type='qcow2'/>
+	<source protocol='rbd' name='p/i@s'><host name='h' port='1'/><host name='::1'/><snapshot name='s'/><config file='/c'/>
+	<auth username='u'><secret type='ceph' uuid='5a1c42ac-7f0c-4de9-8c24-2a1d1a1b2c3d'/></auth>
+	<encryption format='luks' engine='librbd'><secret type='passphrase' usage='u'/></encryption></source>
+	<backingStore type='network'><format type='raw'/><source protocol='nbd' name='x'><host transport='unix' socket='/s'/>
+	<reconnect delay='3'/></source><backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>
+	<disk type='network' device='disk'><driver name='qemu' type='raw'/><auth username='u'><secret type='iscsi' usage='t'/></auth>
+	<source protocol='iscsi' name='iqn/1'><host name='h' port='2' transport='rdma'/><initiator><iqn name='me'/></initiator></source>
+	<target dev='vdb' bus='virtio'/><encryption format='luks'><secret type='passphrase' usage='u'/></encryption></disk>
+	<disk type='network' device='cdrom'><driver name='qemu' type='raw'/><source protocol='https' name='a' query='q'><host name='h'/>
+	<ssl verify='no'/><cookies><cookie name='c'>v</cookie></cookies><readahead size='9'/><timeout seconds='9'/></source>
+	<target dev='hda' bus='ide'/></disk>
+	<disk type='network' device='disk'><source protocol='sheepdog' name='v'><host name='h' port='7'/></source><target dev='vdc' bus='virtio'/></disk>
+	<disk type='volume' device='cdrom'><source/><target dev='hdb' bus='ide'/></disk>`)
 
 func completed(text string) (string, error) {
 	d, err := domxml.Parse(text)
@@ -65,22 +82,28 @@ func TestPartsThatAreMissingOrTooLarge(t *testing.T) {
 	if err != nil || len(inputs) == 0 {
 		t.Fatal("no definitions", err)
 	}
+	if _, err := corpusBuild(distant); err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{"images elsewhere": distant}
 	for _, in := range inputs {
 		b, err := os.ReadFile(in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := string(b)
+		texts[filepath.Base(in)] = string(b)
+	}
+	for name, text := range texts {
 		for _, at := range part.FindAllStringSubmatchIndex(text, -1) {
 			variants := []string{""}
 			if at[2] >= 0 {
-				name := text[at[2]:at[3]]
-				variants = append(variants, name+"''", name+"'4294967295'", name+"'x'")
+				attribute := text[at[2]:at[3]]
+				variants = append(variants, attribute+"''", attribute+"'4294967295'", attribute+"'x'")
 			}
 			for _, v := range variants {
 				changed := text[:at[0]] + v + text[at[1]:]
 				if !survives(changed) {
-					t.Errorf("%s: %q instead of %q panics", filepath.Base(in), v, text[at[0]:at[1]])
+					t.Errorf("%s: %q instead of %q panics", name, v, text[at[0]:at[1]])
 				}
 			}
 		}

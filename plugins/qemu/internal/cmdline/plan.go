@@ -7,15 +7,17 @@
 //
 // Nothing in a definition is ignored silently: an element that this package does not handle is refused by name with
 // verr.ConfigUnsupported, see supported. Passwords never appear in the arguments, which every user of the machine can read;
-// they are in Command.Passwords, for QMP.
+// they are in Command.Passwords, for QMP, and those of disks are encrypted, see Command.SecretKey.
 package cmdline
 
 import (
+	"io"
 	"time"
 
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/define"
+	"github.com/lodgevirt/lodge/sdk/domxml"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -37,8 +39,12 @@ type Plan struct {
 	Ports Ports
 	// Images reads what images are backed by. Nil: an image whose definition leaves its backing chain out is opened alone.
 	Images Images
-	// Disks are the paths of images by target name, where the core has resolved them; they win over the definition.
-	Disks map[string]string
+	// Secret returns the value of a secret that a disk names. Nil: there are none.
+	Secret func(domxml.SecretRef) (value []byte, ok bool)
+	// KeyFD is the descriptor from which QEMU will read Command.SecretKey.
+	KeyFD int
+	// Random is where keys come from; default is crypto/rand.
+	Random io.Reader
 	// MonitorFD is the descriptor of a listening socket for QMP that QEMU will inherit, or 0: QEMU makes the socket itself.
 	MonitorFD int
 	// TapFDs are descriptors of taps that QEMU will inherit, by the place of the interface in the definition.
@@ -97,6 +103,8 @@ type Command struct {
 	Helpers []Helper
 	// Passwords are to be set by QMP before the guest runs.
 	Passwords []Password
+	// SecretKey is what the secrets in the arguments are encrypted with, to be read from Plan.KeyFD to its end; nil if there are none.
+	SecretKey []byte
 	// LinksDown are the aliases of interfaces whose link is to be taken down by QMP before the guest runs.
 	LinksDown []string
 	// BalloonPeriod is how often the guest reports memory statistics, in seconds; 0 for never.
@@ -158,7 +166,7 @@ func Build(d *libvirtxml.Domain, plan Plan) (*Command, error) {
 			return nil, err
 		}
 	}
-	return b.cmd, nil
+	return b.cmd, b.unlock()
 }
 
 // parts are the parts of the command in their order: what is referred to comes before what refers to it.

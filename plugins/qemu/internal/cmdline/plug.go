@@ -150,6 +150,7 @@ func MediumDel(k *libvirtxml.DomainDisk) []Order {
 		for _, part := range []string{"format", "storage"} {
 			list = append(list, order("blockdev-del", "node-name", fmt.Sprintf("libvirt-%d-%s", l, part)))
 		}
+		list = append(list, secretDel(k, l)...)
 	}
 	return list
 }

@@ -34,10 +34,11 @@ var supported = map[string]string{
 	"domain/devices": "emulator disk controller filesystem interface serial parallel console channel input tpm " +
 		"graphics* sound audio video memballoon rng redirdev* redirfilter* hub watchdog panic lease*",
 	"domain/devices/disk": "device snapshot model driver source backingStore* geometry* blockio* target* readonly* " +
-		"shareable* serial wwn vendor product boot* alias* address*",
+		"shareable* serial wwn vendor product boot* alias* address* auth* encryption*",
 	"domain/devices/disk/driver": "name type cache error_policy rerror_policy io ioeventfd event_idx copy_on_read " +
 		"discard iothread detect_zeroes queues queue_size iommu ats packed page_per_vq",
-	"domain/devices/disk/source":           "file block volume* startupPolicy index",
+	"domain/devices/disk/source":           "file block network volume* encryption* ssl* cookies* readahead* timeout* startupPolicy index",
+	"domain/devices/disk/source/network":   "protocol name query tls* host* initiator* snapshot* config* reconnect* auth*",
 	"domain/devices/disk/source/file":      "file seclabel*",
 	"domain/devices/disk/source/block":     "dev seclabel*",
 	"domain/devices/controller":            "type index model driver pci usb* virtioserial* alias* address*",
@@ -92,8 +93,6 @@ var reasons = map[string]string{
 	"domain/vcpus":                         "settings of single vCPUs are not supported by this driver yet",
 	"domain/launchSecurity":                "launch security is not supported by this driver yet",
 	"domain/devices/disk/iotune":           "limits on the I/O of a disk are not applied by this driver yet",
-	"domain/devices/disk/encryption":       "encrypted disks are not supported by this driver yet",
-	"domain/devices/disk/source/network":   "disks over the network are not supported by this driver yet",
 	"domain/devices/disk/source/dir":       "folders as disks are not supported by this driver yet",
 	"domain/devices/disk/source/nvme":      "NVMe disks are not supported by this driver yet",
 	"domain/devices/disk/source/vhostuser": "vhost-user disks are not supported by this driver yet",

@@ -22,6 +22,8 @@ type Env struct {
 	Emulator string
 	// Arch is the architecture of its guests, in libvirt's words: "x86_64", "i686".
 	Arch string
+	// Version is major * 1000000 + minor * 1000 + micro, or 0 if it is not known.
+	Version uint64
 	// Machines maps every name of a machine type, alias or canonical, to the canonical one.
 	Machines map[string]string
 	// DefaultMachine is used where the definition names none; an alias or a canonical name.

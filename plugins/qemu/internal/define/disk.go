@@ -87,7 +87,7 @@ func (c *completion) completeDriver(k *libvirtxml.DomainDisk) error {
 	if !formats[k.Driver.Type] {
 		return unsupported("unknown disk format '%s' for %s", k.Driver.Type, k.Target.Dev)
 	}
-	return nil
+	return c.checkSources(k)
 }
 
 // sortDisks orders the disks of each bus by target name, each after the others of its bus, as libvirt shows them.
@@ -130,6 +130,10 @@ func diskPath(k libvirtxml.DomainDisk) string {
 		return k.Source.File.File
 	case k.Source.Block != nil:
 		return k.Source.Block.Dev
+	case k.Source.Network != nil:
+		return k.Source.Network.Name
+	case k.Source.Volume != nil:
+		return k.Source.Volume.Volume
 	}
 	return ""
 }

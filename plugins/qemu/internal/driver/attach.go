@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 
@@ -31,6 +30,10 @@ func (d *Driver) AttachDevice(ctx context.Context, req *pb.AttachDeviceRequest) 
 	if err != nil {
 		return nil, err
 	}
+	c.life.know(req.GetDisks())
+	if k, ok := dev.Value.(*libvirtxml.DomainDisk); ok {
+		resolveVolume(k, req.GetDisks())
+	}
 	resp := &pb.AttachDeviceResponse{Change: &pb.Change{}}
 	for {
 		next, last, err := c.complete(ctx, dev)
@@ -49,7 +52,7 @@ func (d *Driver) AttachDevice(ctx context.Context, req *pb.AttachDeviceRequest) 
 			continue
 		}
 		resp.LiveXml = c.life.xml()
-		resp.DeviceXml, err = next.XML()
+		resp.DeviceXml, err = printDevice(next.Device)
 		return resp, err
 	}
 }
@@ -178,8 +181,8 @@ func (p *plugging) intend(ctx context.Context) (*intent, error) {
 		i.Undo = append(i.Undo, cmdline.CloseFile(tapName))
 	}
 	var err error
-	if i.Live, err = domxml.Format(p.live); err != nil {
-		return i, fmt.Errorf("write live xml: %w", err)
+	if i.Live, err = printLive(p.live); err != nil {
+		return i, err
 	}
 	if k, ok := p.dev.Value.(*libvirtxml.DomainDisk); ok {
 		if i.Given, err = p.give(k); err != nil {

@@ -38,18 +38,38 @@ func (s *start) build(ctx context.Context, def *libvirtxml.Domain) (*cmdline.Com
 	settings := s.driver.core.Settings()
 	plan := cmdline.Plan{
 		ID: int(s.req.GetId()), RuntimeDir: s.life.folder.path(ownName), StateDir: settings.StateDir, LogDir: settings.LogDir,
-		Env: env, HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, Disks: map[string]string{},
-		MonitorFD: monitorFD,
+		Env: env, HostModel: hostModel(def, b), Ports: &s.ports, Images: images{}, MonitorFD: monitorFD,
+		Secret: secretsOf(s.req.GetResolved().GetDisks()),
 	}
 	if plan.TapFDs, err = s.openTaps(def); err != nil {
 		return nil, err
 	}
-	for _, d := range s.req.GetResolved().GetDisks() {
-		if d.GetPath() != "" {
-			plan.Disks[d.GetTarget()] = d.GetPath()
+	plan.KeyFD = monitorFD + len(s.files)
+	cmd, err := cmdline.Build(def, plan)
+	if err == nil && cmd.SecretKey != nil {
+		err = s.handKey(cmd.SecretKey)
+		cmd.SecretKey = nil
+	}
+	return cmd, err
+}
+
+// handKey lets QEMU read the key of its secrets, once.
+func (s *start) handKey(key []byte) error {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("hand key of secrets to QEMU: %w", err)
+	}
+	defer ours.Close()
+	s.files = append(s.files, theirs)
+	if owner := s.label.owner; owner != nil {
+		if err := theirs.Chown(int(owner.UID), int(owner.GID)); err != nil {
+			return fmt.Errorf("hand key of secrets to QEMU: %w", err)
 		}
 	}
-	return cmdline.Build(def, plan)
+	if _, err := ours.Write(key); err != nil {
+		return fmt.Errorf("hand key of secrets to QEMU: %w", err)
+	}
+	return nil
 }
 
 // hostModel is what CPU mode host-model stands for, or nil where QEMU has to choose.

@@ -113,7 +113,7 @@ func (e *envs) of(b *probe.Binary) define.Env {
 
 func newEnv(b *probe.Binary) define.Env {
 	env := define.Env{
-		Emulator: b.Path, Arch: b.Arch, DefaultMachine: b.DefaultMachine(), KVM: b.KVM,
+		Emulator: b.Path, Arch: b.Arch, Version: b.Version, DefaultMachine: b.DefaultMachine(), KVM: b.KVM,
 		Machines: map[string]string{}, Devices: map[string]bool{},
 	}
 	for _, m := range b.Machines {

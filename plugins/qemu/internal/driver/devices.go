@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,9 +57,9 @@ func (l *life) xml() string {
 
 // show replaces the live definition, for Recover first and then for everybody. It is not to be changed any more.
 func (l *life) show(live *libvirtxml.Domain) error {
-	text, err := domxml.Format(live)
+	text, err := printLive(live)
 	if err != nil {
-		return fmt.Errorf("write live xml: %w", err)
+		return err
 	}
 	if err := l.put(liveName, []byte(text)); err != nil {
 		return err
@@ -274,13 +273,7 @@ func (c *change) env(ctx context.Context) (define.Env, error) {
 
 // plan is what is known of a change that the definition does not say.
 func (c *change) plan(disks []*pb.Disk) cmdline.Plan {
-	plan := cmdline.Plan{RuntimeDir: c.life.folder.path(ownName), Images: images{}, Disks: map[string]string{}}
-	for _, d := range disks {
-		if d.GetPath() != "" {
-			plan.Disks[d.GetTarget()] = d.GetPath()
-		}
-	}
-	return plan
+	return cmdline.Plan{RuntimeDir: c.life.folder.path(ownName), Images: images{}, Secret: secretsOf(disks)}
 }
 
 // pass passes a point between two steps of a change, where a test may end the driver.

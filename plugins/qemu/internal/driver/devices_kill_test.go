@@ -91,6 +91,8 @@ type mission struct {
 	Device   string
 	Lock     string
 	Steps    int
+	// Phrase is that of an encrypted disk, or empty.
+	Phrase string
 }
 
 const missionVariable = "LODGE_TEST_DEVICE_VICTIM"
@@ -122,6 +124,9 @@ func TestDeviceVictim(t *testing.T) {
 	r := &rig{t: t, core: core, driver: d, guest: m.Guest}
 	defer d.Close(context.Background())
 	r.recover(nil)
+	if m.Phrase != "" {
+		r.disks = []*pb.Disk{secretOf("sdb", "volume", "disk", m.Phrase)}
+	}
 	var leases []*pb.Lease
 	if m.Lock != "" {
 		leases = append(leases, r.lease(m.Lock))
@@ -168,6 +173,8 @@ func TestDriverKilledBetweenTheStepsOfAChange(t *testing.T) {
 		t.Skip("kills dozens of drivers")
 	}
 	disk, lock := diskXML("sdb", "scsi", "qcow2", imageFile(t, "qcow2")), filepath.Join(t.TempDir(), "lock")
+	encrypted := strings.Replace(diskXML("sdb", "scsi", "raw", luksImage(t, "luks")), "</disk>",
+		"<encryption format='luks'><secret type='passphrase' usage='disk'/></encryption></disk>", 1)
 	first, second := imageFile(t, "raw"), imageFile(t, "raw")
 	cd := func(path string) string {
 		return "<disk type='file' device='cdrom'><source file='" + path + "'/><target dev='hdc' bus='ide'/></disk>"
@@ -189,8 +196,9 @@ func TestDriverKilledBetweenTheStepsOfAChange(t *testing.T) {
 		count[do] = c
 	}
 	for _, c := range []changing{
-		{disk, lock, "scsi0-0-0-1", true, before, note},
-		{"<lease><lockspace>s</lockspace><key>k</key><target path='" + lock + "'/></lease>", lock, "<key>k</key>", false, before, note},
+		{disk, lock, "scsi0-0-0-1", true, before, note, ""},
+		{encrypted, lock, "scsi0-0-0-1", true, before, note, phrase},
+		{"<lease><lockspace>s</lockspace><key>k</key><target path='" + lock + "'/></lease>", lock, "<key>k</key>", false, before, note, ""},
 	} {
 		r.cutOff(store, c)
 	}
@@ -225,13 +233,17 @@ type changing struct {
 	inside    bool   // it is also what QEMU knows it by
 	before    []string
 	note      func(do string, happened bool)
+	phrase    string
 }
 
 // cutOff kills drivers that attach and detach a device, which QEMU does not have at the end.
 func (r *rig) cutOff(store answers, c changing) {
 	r.t.Helper()
+	if r.disks = nil; c.phrase != "" {
+		r.disks = []*pb.Disk{secretOf("sdb", "volume", "disk", c.phrase)}
+	}
 	has := func() bool { return strings.Contains(r.recover(nil).GetLiveXml(), c.sign) }
-	for steps := 0; r.send(mission{Answers: store, Do: "attach", Device: c.xml, Lock: c.lock, Steps: steps}); steps++ {
+	for steps := 0; r.send(mission{Answers: store, Do: "attach", Device: c.xml, Lock: c.lock, Steps: steps, Phrase: c.phrase}); steps++ {
 		there := has()
 		c.note("attach", there)
 		if locked := isLocked(r.t, c.lock); locked != there {

@@ -25,7 +25,7 @@ func newHotRig(t testing.TB, devices string) *rig {
 }
 
 func (r *rig) attach(device string, leases ...*pb.Lease) (*pb.AttachDeviceResponse, error) {
-	return r.driver.AttachDevice(r.t.Context(), &pb.AttachDeviceRequest{Guest: r.guest, DeviceXml: device, Leases: leases})
+	return r.driver.AttachDevice(r.t.Context(), &pb.AttachDeviceRequest{Guest: r.guest, DeviceXml: device, Leases: leases, Disks: r.disks})
 }
 
 func (r *rig) attached(device string, leases ...*pb.Lease) *pb.AttachDeviceResponse {

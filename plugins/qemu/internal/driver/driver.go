@@ -85,6 +85,8 @@ type life struct {
 	// shown is the live definition; it is replaced as a whole.
 	shown   atomic.Pointer[shown]
 	devices devices
+	// volumes are what the volumes stand for that disks of the guest name, perhaps with some that it has no more.
+	volumes []*pb.Disk
 	points  *failpoint.Set
 
 	consoles consoles

@@ -38,6 +38,8 @@ type rig struct {
 	driver *Driver
 	guest  *pb.Guest
 	xml    string
+	// disks are what the core has found out for devices that are attached.
+	disks []*pb.Disk
 }
 
 func newRig(t testing.TB, devices string) *rig {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
-	"github.com/lodgevirt/lodge/sdk/domxml"
 )
 
 // intentName is the file with the change of a device that is under way.
@@ -127,7 +126,7 @@ func (l *life) happened(ctx context.Context, t talk, i *intent) (bool, error) {
 
 // complete makes a change true that QEMU has made.
 func (l *life) complete(ctx context.Context, t talk, i *intent) error {
-	live, err := domxml.Parse(i.Live)
+	live, err := l.parseLive(i.Live)
 	if err != nil {
 		return fmt.Errorf("end change of device: %w", err)
 	}

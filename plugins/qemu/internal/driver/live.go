@@ -9,7 +9,6 @@ import (
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/cmdline"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/guest"
 	"github.com/lodgevirt/lodge/plugins/qemu/internal/qmp"
-	"github.com/lodgevirt/lodge/sdk/domxml"
 )
 
 // chardev is one answer of query-chardev.
@@ -41,7 +40,7 @@ func (l *life) load() error {
 	if err != nil {
 		return err
 	}
-	live, err := domxml.Parse(string(text))
+	live, err := l.parseLive(string(text))
 	if err != nil {
 		return fmt.Errorf("read live xml: %w", err)
 	}

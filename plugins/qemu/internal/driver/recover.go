@@ -25,6 +25,7 @@ func (d *Driver) Recover(ctx context.Context, req *pb.RecoverRequest) (*pb.Recov
 	if err != nil {
 		return nil, err
 	}
+	l.know(req.GetVolumes())
 	if other := d.enter(l); other != nil {
 		return d.again(ctx, req, other)
 	}

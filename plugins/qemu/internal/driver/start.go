@@ -132,6 +132,8 @@ func (s *start) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.life.know(s.req.GetResolved().GetDisks())
+	resolveVolumes(def, s.life.volumes)
 	socket, err := s.life.folder.listen(ctx)
 	if err != nil {
 		return err

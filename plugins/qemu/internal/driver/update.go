@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -29,6 +28,10 @@ func (d *Driver) UpdateDevice(ctx context.Context, req *pb.UpdateDeviceRequest) 
 		return nil, err
 	}
 	defer c.end(ctx)
+	c.life.know(req.GetDisks())
+	if k, ok := dev.Value.(*libvirtxml.DomainDisk); ok {
+		resolveVolume(k, req.GetDisks())
+	}
 	live := cmdline.Clone(c.life.live())
 	present, err := domxml.FindDevice(live.Devices, dev)
 	if err != nil {
@@ -51,7 +54,7 @@ func (d *Driver) UpdateDevice(ctx context.Context, req *pb.UpdateDeviceRequest) 
 		return nil, err
 	}
 	resp.LiveXml = c.life.xml()
-	resp.DeviceXml, err = present.XML()
+	resp.DeviceXml, err = printDevice(present)
 	return resp, err
 }
 
@@ -74,8 +77,8 @@ func (u *updating) link(ctx context.Context) error {
 	up := want.Link == nil || want.Link.State != "down"
 	i := &intent{Alias: u.present.Alias(), Finish: []cmdline.Order{cmdline.SetLink(u.present.Alias(), up)}}
 	var err error
-	if i.Live, err = domxml.Format(u.live); err != nil {
-		return fmt.Errorf("write live xml: %w", err)
+	if i.Live, err = printLive(u.live); err != nil {
+		return err
 	}
 	if err := i.write(u.life); err != nil {
 		return err
@@ -92,20 +95,21 @@ func (u *updating) link(ctx context.Context) error {
 // disk changes the medium of a drive.
 func (u *updating) disk(ctx context.Context) (*pb.Change, error) {
 	drive, want := u.present.Value.(*libvirtxml.DomainDisk), u.want.Value.(*libvirtxml.DomainDisk)
-	if field := domxml.Difference(u.want, u.present, "source", "driver", "backingStore", "mirror"); field != "" {
+	if field := domxml.Difference(u.want, u.present, "source", "driver", "backingStore", "mirror", "auth", "encryption"); field != "" {
 		return nil, verr.New(verr.OperationUnsupported, "cannot modify field '%s' of the disk", field)
 	}
-	before, after := domxml.SourcePath(drive.Source), domxml.SourcePath(want.Source)
+	before, after := sourceName(drive.Source), sourceName(want.Source)
+	same := domxml.SameSource(drive.Source, want.Source)
 	switch {
 	case drive.Device != "cdrom" && drive.Device != "floppy":
-		if before != after {
+		if !same {
 			return nil, verr.New(verr.OperationUnsupported, "cannot modify field 'source' of the disk")
 		}
 		return &pb.Change{}, nil
-	case before == after:
+	case same:
 		return &pb.Change{}, nil
 	}
-	m, err := u.medium(drive, want, after)
+	m, err := u.medium(drive, want)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +119,14 @@ func (u *updating) disk(ctx context.Context) (*pb.Change, error) {
 	return &pb.Change{Events: []*pb.Event{{Event: &pb.Event_DiskChange{DiskChange: &pb.DiskChangeEvent{
 		Alias: u.present.Alias(), OldPath: before, NewPath: after,
 	}}}}}, nil
+}
+
+// sourceName is the path of an image, or the name of one that is elsewhere, as events tell it.
+func sourceName(s *libvirtxml.DomainDiskSource) string {
+	if path := domxml.SourcePath(s); path != "" || s == nil || s.Network == nil {
+		return path
+	}
+	return s.Network.Name
 }
 
 // medium is the change of a drive's medium.
@@ -127,16 +139,16 @@ type medium struct {
 }
 
 // medium turns the drive into what it will be, and prepares the way there.
-func (u *updating) medium(drive, want *libvirtxml.DomainDisk, path string) (*medium, error) {
+func (u *updating) medium(drive, want *libvirtxml.DomainDisk) (*medium, error) {
 	m := &medium{updating: u, drive: drive, intent: &intent{
 		Alias: u.present.Alias(), Medium: true, Old: cmdline.TopNode(drive), Drop: cmdline.MediumDel(drive), Back: diskTargets(drive),
 		User: u.present.Alias(),
 	}}
-	drive.Source, drive.BackingStore = nil, nil
-	if path == "" {
+	drive.Source, drive.BackingStore, drive.Auth, drive.Encryption = nil, nil, nil, nil
+	if !domxml.HasSource(want.Source) {
 		return m, nil
 	}
-	drive.Source, drive.BackingStore = want.Source, want.BackingStore
+	drive.Source, drive.BackingStore, drive.Auth, drive.Encryption = want.Source, want.BackingStore, want.Auth, want.Encryption
 	drive.Source.Index = 0
 	if drive.Driver == nil {
 		drive.Driver = &libvirtxml.DomainDiskDriver{Name: "qemu"}
@@ -186,8 +198,8 @@ func (m *medium) intend() error {
 	i.Locks = m.locks.names()
 	i.Finish = []cmdline.Order{cmdline.CloseTray(i.Alias)}
 	var err error
-	if i.Live, err = domxml.Format(m.live); err != nil {
-		return fmt.Errorf("write live xml: %w", err)
+	if i.Live, err = printLive(m.live); err != nil {
+		return err
 	}
 	if i.Given, err = m.give(m.drive); err != nil {
 		return err

@@ -250,10 +250,10 @@ func update(have, want domxml.Device) (*pb.Change, error) {
 		v.Link = want.Value.(*libvirtxml.DomainInterface).Link
 	case *libvirtxml.DomainDisk:
 		source := want.Value.(*libvirtxml.DomainDisk).Source
-		before, after := domxml.SourcePath(v.Source), domxml.SourcePath(source)
-		if before == after {
+		if domxml.SameSource(v.Source, source) {
 			break
 		}
+		before, after := domxml.SourcePath(v.Source), domxml.SourcePath(source)
 		if v.Device != "cdrom" && v.Device != "floppy" {
 			return nil, verr.New(verr.OperationUnsupported, "cannot modify field 'source' of the disk")
 		}

@@ -893,7 +893,9 @@ type RecoverRequest struct {
 	// The definition that a start was about to use, or the live XML of a guest that came to life.
 	Xml string `protobuf:"bytes,3,opt,name=xml,proto3" json:"xml,omitempty"`
 	// libvirt's domain id.
-	Id            int32 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
+	Id int32 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
+	// What the volumes stand for that disks of this life name, also of a disk whose change may have been cut off.
+	Volumes       []*Disk `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -954,6 +956,13 @@ func (x *RecoverRequest) GetId() int32 {
 		return x.Id
 	}
 	return 0
+}
+
+func (x *RecoverRequest) GetVolumes() []*Disk {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
 }
 
 // RecoverResponse is the verdict.
@@ -1505,12 +1514,13 @@ const file_lodge_hypervisor_v1_driver_proto_rawDesc = "" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\x12\x1a\n" +
 	"\bgraceful\x18\x03 \x01(\bR\bgraceful\"C\n" +
 	"\fStopResponse\x123\n" +
-	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\x99\x01\n" +
+	"\x06change\x18\x01 \x01(\v2\x1b.lodge.hypervisor.v1.ChangeR\x06change\"\xce\x01\n" +
 	"\x0eRecoverRequest\x120\n" +
 	"\x05guest\x18\x01 \x01(\v2\x1a.lodge.hypervisor.v1.GuestR\x05guest\x123\n" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\x12\x10\n" +
 	"\x03xml\x18\x03 \x01(\tR\x03xml\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\x05R\x02id\"\xce\x01\n" +
+	"\x02id\x18\x04 \x01(\x05R\x02id\x123\n" +
+	"\avolumes\x18\x05 \x03(\v2\x19.lodge.hypervisor.v1.DiskR\avolumes\"\xce\x01\n" +
 	"\x0fRecoverResponse\x126\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1c.lodge.hypervisor.v1.VerdictR\averdict\x123\n" +
 	"\x06handle\x18\x02 \x01(\v2\x1b.lodge.hypervisor.v1.HandleR\x06handle\x123\n" +
@@ -1604,8 +1614,9 @@ var file_lodge_hypervisor_v1_driver_proto_goTypes = []any{
 	(*Resolved)(nil),              // 23: lodge.hypervisor.v1.Resolved
 	(*Handle)(nil),                // 24: lodge.hypervisor.v1.Handle
 	(*Change)(nil),                // 25: lodge.hypervisor.v1.Change
-	(State)(0),                    // 26: lodge.hypervisor.v1.State
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*Disk)(nil),                  // 26: lodge.hypervisor.v1.Disk
+	(State)(0),                    // 27: lodge.hypervisor.v1.State
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
 }
 var file_lodge_hypervisor_v1_driver_proto_depIdxs = []int32{
 	4,  // 0: lodge.hypervisor.v1.ProbeResponse.node:type_name -> lodge.hypervisor.v1.Node
@@ -1622,36 +1633,37 @@ var file_lodge_hypervisor_v1_driver_proto_depIdxs = []int32{
 	25, // 11: lodge.hypervisor.v1.StopResponse.change:type_name -> lodge.hypervisor.v1.Change
 	22, // 12: lodge.hypervisor.v1.RecoverRequest.guest:type_name -> lodge.hypervisor.v1.Guest
 	24, // 13: lodge.hypervisor.v1.RecoverRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	0,  // 14: lodge.hypervisor.v1.RecoverResponse.verdict:type_name -> lodge.hypervisor.v1.Verdict
-	24, // 15: lodge.hypervisor.v1.RecoverResponse.handle:type_name -> lodge.hypervisor.v1.Handle
-	25, // 16: lodge.hypervisor.v1.RecoverResponse.change:type_name -> lodge.hypervisor.v1.Change
-	22, // 17: lodge.hypervisor.v1.InspectRequest.guest:type_name -> lodge.hypervisor.v1.Guest
-	24, // 18: lodge.hypervisor.v1.InspectRequest.handle:type_name -> lodge.hypervisor.v1.Handle
-	26, // 19: lodge.hypervisor.v1.InspectResponse.state:type_name -> lodge.hypervisor.v1.State
-	18, // 20: lodge.hypervisor.v1.WatchResponse.hello:type_name -> lodge.hypervisor.v1.Hello
-	19, // 21: lodge.hypervisor.v1.WatchResponse.event:type_name -> lodge.hypervisor.v1.WatchEvent
-	27, // 22: lodge.hypervisor.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
-	22, // 23: lodge.hypervisor.v1.WatchEvent.guest:type_name -> lodge.hypervisor.v1.Guest
-	25, // 24: lodge.hypervisor.v1.WatchEvent.change:type_name -> lodge.hypervisor.v1.Change
-	1,  // 25: lodge.hypervisor.v1.DriverService.Probe:input_type -> lodge.hypervisor.v1.ProbeRequest
-	6,  // 26: lodge.hypervisor.v1.DriverService.Validate:input_type -> lodge.hypervisor.v1.ValidateRequest
-	8,  // 27: lodge.hypervisor.v1.DriverService.Start:input_type -> lodge.hypervisor.v1.StartRequest
-	10, // 28: lodge.hypervisor.v1.DriverService.Stop:input_type -> lodge.hypervisor.v1.StopRequest
-	12, // 29: lodge.hypervisor.v1.DriverService.Recover:input_type -> lodge.hypervisor.v1.RecoverRequest
-	14, // 30: lodge.hypervisor.v1.DriverService.Inspect:input_type -> lodge.hypervisor.v1.InspectRequest
-	16, // 31: lodge.hypervisor.v1.DriverService.Watch:input_type -> lodge.hypervisor.v1.WatchRequest
-	2,  // 32: lodge.hypervisor.v1.DriverService.Probe:output_type -> lodge.hypervisor.v1.ProbeResponse
-	7,  // 33: lodge.hypervisor.v1.DriverService.Validate:output_type -> lodge.hypervisor.v1.ValidateResponse
-	9,  // 34: lodge.hypervisor.v1.DriverService.Start:output_type -> lodge.hypervisor.v1.StartResponse
-	11, // 35: lodge.hypervisor.v1.DriverService.Stop:output_type -> lodge.hypervisor.v1.StopResponse
-	13, // 36: lodge.hypervisor.v1.DriverService.Recover:output_type -> lodge.hypervisor.v1.RecoverResponse
-	15, // 37: lodge.hypervisor.v1.DriverService.Inspect:output_type -> lodge.hypervisor.v1.InspectResponse
-	17, // 38: lodge.hypervisor.v1.DriverService.Watch:output_type -> lodge.hypervisor.v1.WatchResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	26, // 14: lodge.hypervisor.v1.RecoverRequest.volumes:type_name -> lodge.hypervisor.v1.Disk
+	0,  // 15: lodge.hypervisor.v1.RecoverResponse.verdict:type_name -> lodge.hypervisor.v1.Verdict
+	24, // 16: lodge.hypervisor.v1.RecoverResponse.handle:type_name -> lodge.hypervisor.v1.Handle
+	25, // 17: lodge.hypervisor.v1.RecoverResponse.change:type_name -> lodge.hypervisor.v1.Change
+	22, // 18: lodge.hypervisor.v1.InspectRequest.guest:type_name -> lodge.hypervisor.v1.Guest
+	24, // 19: lodge.hypervisor.v1.InspectRequest.handle:type_name -> lodge.hypervisor.v1.Handle
+	27, // 20: lodge.hypervisor.v1.InspectResponse.state:type_name -> lodge.hypervisor.v1.State
+	18, // 21: lodge.hypervisor.v1.WatchResponse.hello:type_name -> lodge.hypervisor.v1.Hello
+	19, // 22: lodge.hypervisor.v1.WatchResponse.event:type_name -> lodge.hypervisor.v1.WatchEvent
+	28, // 23: lodge.hypervisor.v1.WatchEvent.time:type_name -> google.protobuf.Timestamp
+	22, // 24: lodge.hypervisor.v1.WatchEvent.guest:type_name -> lodge.hypervisor.v1.Guest
+	25, // 25: lodge.hypervisor.v1.WatchEvent.change:type_name -> lodge.hypervisor.v1.Change
+	1,  // 26: lodge.hypervisor.v1.DriverService.Probe:input_type -> lodge.hypervisor.v1.ProbeRequest
+	6,  // 27: lodge.hypervisor.v1.DriverService.Validate:input_type -> lodge.hypervisor.v1.ValidateRequest
+	8,  // 28: lodge.hypervisor.v1.DriverService.Start:input_type -> lodge.hypervisor.v1.StartRequest
+	10, // 29: lodge.hypervisor.v1.DriverService.Stop:input_type -> lodge.hypervisor.v1.StopRequest
+	12, // 30: lodge.hypervisor.v1.DriverService.Recover:input_type -> lodge.hypervisor.v1.RecoverRequest
+	14, // 31: lodge.hypervisor.v1.DriverService.Inspect:input_type -> lodge.hypervisor.v1.InspectRequest
+	16, // 32: lodge.hypervisor.v1.DriverService.Watch:input_type -> lodge.hypervisor.v1.WatchRequest
+	2,  // 33: lodge.hypervisor.v1.DriverService.Probe:output_type -> lodge.hypervisor.v1.ProbeResponse
+	7,  // 34: lodge.hypervisor.v1.DriverService.Validate:output_type -> lodge.hypervisor.v1.ValidateResponse
+	9,  // 35: lodge.hypervisor.v1.DriverService.Start:output_type -> lodge.hypervisor.v1.StartResponse
+	11, // 36: lodge.hypervisor.v1.DriverService.Stop:output_type -> lodge.hypervisor.v1.StopResponse
+	13, // 37: lodge.hypervisor.v1.DriverService.Recover:output_type -> lodge.hypervisor.v1.RecoverResponse
+	15, // 38: lodge.hypervisor.v1.DriverService.Inspect:output_type -> lodge.hypervisor.v1.InspectResponse
+	17, // 39: lodge.hypervisor.v1.DriverService.Watch:output_type -> lodge.hypervisor.v1.WatchResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_driver_proto_init() }

@@ -8,6 +8,7 @@ package hypervisorv1
 
 import (
 	v1 "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
+	v11 "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1843,7 +1844,7 @@ type Resolved struct {
 	Cgroup string `protobuf:"bytes,1,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	// Locks of the guest's disks; the guest must inherit each descriptor and keep it open for as long as it lives.
 	Leases []*Lease `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
-	// Disks in the order of the definition.
+	// Disks in the order of the definition, without those that have no image.
 	Disks []*Disk `protobuf:"bytes,3,rep,name=disks,proto3" json:"disks,omitempty"`
 	// Connections that the guest's process must make before it is claimed or opens anything, and keep for as long as it lives. A driver
 	// whose guests are no processes refuses a start that has some.
@@ -1997,8 +1998,19 @@ type Disk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Target name, for example "vda".
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	// Path of the image or device on this machine.
-	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Path of the image or device on this machine, or empty for one that is elsewhere.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Pool and volume that the definition names, both or neither. What they stand for is in path, block and network, and stays so for as
+	// long as the guest has the disk.
+	Pool string `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Name of the volume.
+	Volume string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	// The volume is a block device.
+	Block bool `protobuf:"varint,5,opt,name=block,proto3" json:"block,omitempty"`
+	// How the volume is reached if it is no path of this machine.
+	Network *v11.NetworkSource `protobuf:"bytes,6,opt,name=network,proto3" json:"network,omitempty"`
+	// Values of the secrets that the disk and network name. Present only in calls that open the image.
+	Secrets       []*Secret `protobuf:"bytes,7,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2047,11 +2059,101 @@ func (x *Disk) GetPath() string {
 	return ""
 }
 
+func (x *Disk) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Disk) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Disk) GetBlock() bool {
+	if x != nil {
+		return x.Block
+	}
+	return false
+}
+
+func (x *Disk) GetNetwork() *v11.NetworkSource {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *Disk) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// Secret is the value of a secret that a disk names.
+type Secret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How it is named.
+	Ref *v11.SecretRef `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// The value. It must not reach a log, an argument, an error, or a file.
+	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_hypervisor_v1_guest_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_lodge_hypervisor_v1_guest_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Secret) GetRef() *v11.SecretRef {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+func (x *Secret) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 var File_lodge_hypervisor_v1_guest_proto protoreflect.FileDescriptor
 
 const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\n" +
-	"\x1flodge/hypervisor/v1/guest.proto\x12\x13lodge.hypervisor.v1\x1a\x18lodge/lock/v1/lock.proto\"o\n" +
+	"\x1flodge/hypervisor/v1/guest.proto\x12\x13lodge.hypervisor.v1\x1a\x18lodge/lock/v1/lock.proto\x1a\x1elodge/storage/v1/storage.proto\"o\n" +
 	"\x05Guest\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\tR\n" +
@@ -2182,10 +2284,18 @@ const file_lodge_hypervisor_v1_guest_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1c\n" +
 	"\tlockspace\x18\x02 \x01(\tR\tlockspace\x12\x1a\n" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x16\n" +
-	"\x06shared\x18\x04 \x01(\bR\x06shared\"2\n" +
+	"\x06shared\x18\x04 \x01(\bR\x06shared\"\xe6\x01\n" +
 	"\x04Disk\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path*\xa7\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x12\x14\n" +
+	"\x05block\x18\x05 \x01(\bR\x05block\x129\n" +
+	"\anetwork\x18\x06 \x01(\v2\x1f.lodge.storage.v1.NetworkSourceR\anetwork\x125\n" +
+	"\asecrets\x18\a \x03(\v2\x1b.lodge.hypervisor.v1.SecretR\asecrets\"R\n" +
+	"\x06Secret\x12-\n" +
+	"\x03ref\x18\x01 \x01(\v2\x1b.lodge.storage.v1.SecretRefR\x03ref\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\fB\x03\x80\x01\x01R\x05value*\xa7\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x11\n" +
@@ -2209,7 +2319,7 @@ func file_lodge_hypervisor_v1_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_lodge_hypervisor_v1_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_lodge_hypervisor_v1_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(State)(0),                       // 0: lodge.hypervisor.v1.State
 	(*Guest)(nil),                    // 1: lodge.hypervisor.v1.Guest
@@ -2239,8 +2349,11 @@ var file_lodge_hypervisor_v1_guest_proto_goTypes = []any{
 	(*Resolved)(nil),                 // 25: lodge.hypervisor.v1.Resolved
 	(*Lease)(nil),                    // 26: lodge.hypervisor.v1.Lease
 	(*Disk)(nil),                     // 27: lodge.hypervisor.v1.Disk
-	(v1.Action)(0),                   // 28: lodge.lock.v1.Action
-	(*v1.Registration)(nil),          // 29: lodge.lock.v1.Registration
+	(*Secret)(nil),                   // 28: lodge.hypervisor.v1.Secret
+	(v1.Action)(0),                   // 29: lodge.lock.v1.Action
+	(*v1.Registration)(nil),          // 30: lodge.lock.v1.Registration
+	(*v11.NetworkSource)(nil),        // 31: lodge.storage.v1.NetworkSource
+	(*v11.SecretRef)(nil),            // 32: lodge.storage.v1.SecretRef
 }
 var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	0,  // 0: lodge.hypervisor.v1.Change.state:type_name -> lodge.hypervisor.v1.State
@@ -2265,15 +2378,18 @@ var file_lodge_hypervisor_v1_guest_proto_depIdxs = []int32{
 	19, // 19: lodge.hypervisor.v1.Event.job_completed:type_name -> lodge.hypervisor.v1.JobCompletedEvent
 	11, // 20: lodge.hypervisor.v1.GraphicsEvent.local:type_name -> lodge.hypervisor.v1.GraphicsAddress
 	11, // 21: lodge.hypervisor.v1.GraphicsEvent.remote:type_name -> lodge.hypervisor.v1.GraphicsAddress
-	28, // 22: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
+	29, // 22: lodge.hypervisor.v1.LeaseLostEvent.action:type_name -> lodge.lock.v1.Action
 	26, // 23: lodge.hypervisor.v1.Resolved.leases:type_name -> lodge.hypervisor.v1.Lease
 	27, // 24: lodge.hypervisor.v1.Resolved.disks:type_name -> lodge.hypervisor.v1.Disk
-	29, // 25: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	30, // 25: lodge.hypervisor.v1.Resolved.registrations:type_name -> lodge.lock.v1.Registration
+	31, // 26: lodge.hypervisor.v1.Disk.network:type_name -> lodge.storage.v1.NetworkSource
+	28, // 27: lodge.hypervisor.v1.Disk.secrets:type_name -> lodge.hypervisor.v1.Secret
+	32, // 28: lodge.hypervisor.v1.Secret.ref:type_name -> lodge.storage.v1.SecretRef
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_lodge_hypervisor_v1_guest_proto_init() }
@@ -2307,7 +2423,7 @@ func file_lodge_hypervisor_v1_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_hypervisor_v1_guest_proto_rawDesc), len(file_lodge_hypervisor_v1_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

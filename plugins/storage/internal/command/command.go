@@ -68,11 +68,12 @@ type Command struct {
 
 // Available reports whether a program is installed.
 func Available(name string) bool {
-	_, err := find(name)
+	_, err := Find(name)
 	return err == nil
 }
 
-func find(name string) (string, error) {
+// Find returns the path of a program, for one that another program runs.
+func Find(name string) (string, error) {
 	if found, err := exec.LookPath(name); err == nil {
 		return filepath.Clean(found), nil
 	}
@@ -109,7 +110,7 @@ func (c *Command) Output(ctx context.Context) ([]byte, error) {
 }
 
 func (c *Command) run(ctx context.Context, out io.Writer) error {
-	found, err := find(c.Name)
+	found, err := Find(c.Name)
 	if err != nil {
 		return err
 	}

@@ -19,10 +19,14 @@ import (
 type Lock struct{ path string }
 
 // For is the lock of a thing, such as a device's path, in a driver's folder of what lives until a reboot.
-func For(folder, thing string) Lock { return Lock{filepath.Join(folder, url.PathEscape(thing)+".lock")} }
+func For(folder, thing string) Lock {
+	return Lock{filepath.Join(folder, url.PathEscape(thing)+".lock")}
+}
 
 // Look runs a program beside others that look, to its end, and returns what it prints, even if it fails.
-func (l Lock) Look(ctx context.Context, c command.Command) ([]byte, error) { return l.run(ctx, "--shared", c) }
+func (l Lock) Look(ctx context.Context, c command.Command) ([]byte, error) {
+	return l.run(ctx, "--shared", c)
+}
 
 // Change runs a program alone, to its end, and returns what it prints, even if it fails.
 func (l Lock) Change(ctx context.Context, c command.Command) ([]byte, error) {
@@ -30,12 +34,13 @@ func (l Lock) Change(ctx context.Context, c command.Command) ([]byte, error) {
 }
 
 func (l Lock) run(ctx context.Context, how string, c command.Command) ([]byte, error) {
-	if !command.Available(c.Name) {
-		return nil, c.Run(ctx) // says so
-	}
 	name := c.Name
+	found, err := command.Find(name)
+	if err != nil {
+		return nil, err
+	}
 	// The program does not have the lock's descriptor itself: LVM closes what it does not know.
-	c.Args = append([]string{how, "--close", l.path, name}, c.Args...)
+	c.Args = append([]string{how, "--close", l.path, found}, c.Args...)
 	c.Name = "flock"
 	out, err := c.Output(ctx)
 	var failed *command.Error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -215,19 +216,18 @@ func TestLifeOfAGroup(t *testing.T) {
 
 func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	b := newBench(t)
-	f, err := os.OpenFile(b.Devices[1], os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("mkswap", b.Devices[1]).CombinedOutput(); err != nil {
+		t.Skipf("no swap space can be made: %s", out)
 	}
-	_, err = f.WriteAt([]byte("\x53\xef"), 1024+56) // the magic of ext2
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		t.Fatal(err)
+	for _, flags := range []uint32{0, buildNoOverwrite} {
+		if err := b.build(flags); !is(err, verr.OperationInvalid) || !strings.Contains(err.Error(), "swap found on device '"+b.Devices[1]) {
+			t.Errorf("flags %d: a swap space is overwritten: %v", flags, err)
+		}
 	}
-	b.pool = b.define(b.definition(b.Devices[0]))
-	if err := b.build(0); err != nil {
-		t.Fatal(err)
+	if left := b.Do(t, "pvs", "--noheadings"); left != "" {
+		t.Errorf("physical volumes are made: %s", left)
 	}
-	if err := b.delete(); err != nil {
+	if err := errors.Join(b.build(buildOverwrite), b.delete()); err != nil {
 		t.Fatal(err)
 	}
 	other := "other"

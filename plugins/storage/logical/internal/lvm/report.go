@@ -9,8 +9,12 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 )
 
-// maxDepth is how many volumes may lie on each other: a cached snapshot of a mirror with a log has six.
-const maxDepth = 8
+const (
+	// maxDepth is how many volumes may lie on each other: a cached snapshot of a mirror with a log has six.
+	maxDepth = 8
+	// maxRanges bounds what is looked at to find where one volume lies.
+	maxRanges = 1 << 16
+)
 
 // Size is a group's room.
 type Size struct {
@@ -118,7 +122,7 @@ func (s segments) volumes() []*Volume {
 		}
 	}
 	for _, v := range all {
-		v.Extents = extents(v.Name, rows, maxDepth)
+		v.Extents = extents(v.Name, rows)
 	}
 	return all
 }
@@ -144,21 +148,27 @@ func number(text string) uint64 {
 }
 
 // extents finds out where a volume lies: on devices, or on other volumes that do.
-func extents(name string, rows map[string][]segment, depth int) []*pb.Extent {
+func extents(name string, rows map[string][]segment) []*pb.Extent {
 	var all []*pb.Extent
-	for _, row := range rows[name] {
-		unit := number(row.Extent)
-		for _, r := range strings.Fields(row.Ranges) {
-			device, first, last, ok := parseRange(r)
-			switch {
-			case !ok || last > 1<<40 || unit > 1<<40:
-			case strings.HasPrefix(device, "/"):
-				all = append(all, &pb.Extent{Device: device, Start: first * unit, End: (last + 1) * unit})
-			case depth > 0:
-				all = append(all, extents(device, rows, depth-1)...)
+	left := maxRanges
+	var walk func(name string, depth int)
+	walk = func(name string, depth int) {
+		for _, row := range rows[name] {
+			unit := number(row.Extent)
+			for _, r := range strings.Fields(row.Ranges) {
+				device, first, last, ok := parseRange(r)
+				left--
+				switch {
+				case !ok || left < 0 || last >= 1<<32 || unit >= 1<<31:
+				case strings.HasPrefix(device, "/"):
+					all = append(all, &pb.Extent{Device: device, Start: first * unit, End: (last + 1) * unit})
+				case depth > 0:
+					walk(device, depth-1)
+				}
 			}
 		}
 	}
+	walk(name, maxDepth)
 	return all
 }
 

@@ -8,6 +8,7 @@ package blockdev
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -33,6 +34,8 @@ const (
 	nodePoll = 10 * time.Millisecond
 	// nodeMode is what a node has where a volume's definition does not say.
 	nodeMode = 0o600
+	// copyPiece is how much is copied at once, in bytes.
+	copyPiece = 1 << 20
 )
 
 // Describe puts into a volume what its node tells: permissions and times; one without a node is in trouble.
@@ -164,6 +167,32 @@ func Wipe(ctx context.Context, v *pb.Volume, algorithm uint32, progress storage.
 	}
 	if err != nil {
 		return storage.SystemError(err, "cannot wipe volume '%s'", v.GetPath())
+	}
+	return nil
+}
+
+// Copy copies the content of a device, all of it, to a place of another one, and fills what is left of length with zeros. What was there
+// before shows nowhere.
+func Copy(ctx context.Context, in, out *os.File, at, length int64, progress storage.Progress) error {
+	buf := make([]byte, copyPiece)
+	for done := int64(0); done < length; {
+		if err := ctx.Err(); err != nil {
+			return verr.New(verr.OperationAborted, "copying '%s' was given up: %w", in.Name(), err).In(verr.FromStorage)
+		}
+		part := buf[:min(int64(len(buf)), length-done)]
+		n, err := in.ReadAt(part, done)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return storage.SystemError(err, "cannot read '%s'", in.Name())
+		}
+		clear(part[n:])
+		if _, err := out.WriteAt(part, at+done); err != nil {
+			return storage.SystemError(err, "cannot write '%s'", out.Name())
+		}
+		done += int64(len(part))
+		progress(uint64(done), uint64(length))
+	}
+	if err := out.Sync(); err != nil {
+		return storage.SystemError(err, "cannot write '%s'", out.Name())
 	}
 	return nil
 }

@@ -173,12 +173,5 @@ func fill(ctx context.Context, path string, from *pb.Volume, progress storage.Pr
 	if err != nil {
 		return storage.SystemError(err, "cannot open '%s'", path)
 	}
-	err = fileio.Copy(ctx, in, out, int64(end), progress)
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return verr.From(storage.SystemError(err, "cannot copy '%s'", from.GetPath()))
-	}
-	return nil
+	return errors.Join(blockdev.Copy(ctx, in, out, 0, int64(end), progress), out.Close())
 }

@@ -1,0 +1,18 @@
+package driver
+
+import (
+	"os"
+	"testing"
+
+	"github.com/lodgevirt/lodge/sdk/plugin"
+)
+
+// roleKey has the test binary be the plugin.
+const roleKey = "LODGE_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(roleKey) == "plugin" {
+		plugin.Serve(Plugin("0.0.0"))
+	}
+	os.Exit(m.Run())
+}

@@ -3,8 +3,8 @@
 // would be.
 //
 // The link is DIR/dev/GROUP/VOLUME, so the pools of a test state DIR/dev/GROUP as their target. Files are kept by the volumes' ids: they
-// follow a rename and a resize, and go with the volume. They are not the bytes at the volume's extents. A program named lvm, first in
-// the PATH that Path returns, is what a driver runs then.
+// follow a rename and a resize, and go with the volume. They are not the bytes at the volume's extents. Program is what a
+// driver runs then, as its configuration says.
 //
 // Where the kernel has device-mapper, LVM is still confined to the loop device, volumes are real ones, and the target is /dev/GROUP.
 package fakelvm
@@ -53,7 +53,7 @@ backup { backup=0 archive=0 }
 	bin, etc := filepath.Join(l.Dir, "bin"), filepath.Join(l.Dir, "etc")
 	err = errors.Join(os.Mkdir(bin, 0o755), os.Mkdir(etc, 0o755),
 		os.WriteFile(filepath.Join(etc, "lvm.conf"), []byte(conf), 0o644),
-		os.WriteFile(filepath.Join(bin, "lvm"), []byte(l.script(program)), 0o755))
+		os.WriteFile(l.Program(), []byte(l.script(program)), 0o755))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,13 +79,13 @@ func (l *LVM) Target(group string) string {
 	return "/dev/" + group
 }
 
-// Path is the value of PATH with which this LVM is found.
-func (l *LVM) Path() string { return filepath.Join(l.Dir, "bin") + ":" + os.Getenv("PATH") }
+// Program is the path of what stands in for LVM's program.
+func (l *LVM) Program() string { return filepath.Join(l.Dir, "bin", "lvm") }
 
 // Do runs a command of LVM and returns what it prints.
 func (l *LVM) Do(t testing.TB, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(l.Dir, "bin", "lvm"), args...)
+	cmd := exec.Command(l.Program(), args...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.Output()

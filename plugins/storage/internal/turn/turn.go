@@ -3,17 +3,22 @@
 //
 // The right to run is flock(1)'s and belongs to the program that runs, not to the process that started it. So a driver that was killed
 // while its program goes on leaves no gap: the next process that looks waits for that program to end, and then sees what it has done.
-// Folders of locks belong to one driver and are emptied by a reboot. Functions are safe concurrently; waiting ends with the context.
+// Folders of locks belong to one driver and are emptied by a reboot. Functions are safe concurrently.
 package turn
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"path/filepath"
+	"time"
 
 	"github.com/lodgevirt/lodge/plugins/storage/internal/command"
 )
+
+// changeTime is how long a change may take, with waiting for others.
+const changeTime = 2 * time.Minute
 
 // Lock is the right to look at or to change one thing.
 type Lock struct{ path string }
@@ -28,8 +33,15 @@ func (l Lock) Look(ctx context.Context, c command.Command) ([]byte, error) {
 	return l.run(ctx, "--shared", c)
 }
 
-// Change runs a program alone, to its end, and returns what it prints, even if it fails.
+// Change runs a program alone, to its end, and returns what it prints, even if it fails. One that has begun is not broken off when the
+// context ends: half a change of metadata is worse than a late answer. It is killed after changeTime.
 func (l Lock) Change(ctx context.Context, c command.Command) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTime)
+	defer cancel()
+	c.Outlives = true
 	return l.run(ctx, "--exclusive", c)
 }
 

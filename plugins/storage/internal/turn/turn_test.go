@@ -72,6 +72,22 @@ func TestTheLockIsTheProgramsAndNotItsStarters(t *testing.T) {
 	}
 }
 
+func TestAChangeIsNotBrokenOff(t *testing.T) {
+	dir := t.TempDir()
+	lock, done := turn.For(dir, "thing"), filepath.Join(dir, "done")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := lock.Change(ctx, shell("sleep 0.4; touch "+done)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(done); err != nil {
+		t.Error("it was broken off")
+	}
+	if _, err := lock.Change(ctx, shell("rm "+done)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it was begun after its time: %v", err)
+	}
+}
+
 func TestFailuresAreTheProgramsOwn(t *testing.T) {
 	lock := turn.For(t.TempDir(), "thing")
 	var failed *command.Error

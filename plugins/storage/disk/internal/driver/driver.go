@@ -102,8 +102,8 @@ func (d *Driver) open(ref *pb.Pool) (*pool, error) {
 
 // take waits for the right to change a disk.
 func (d *Driver) take(ctx context.Context, p *pool) (release func(), err error) {
-	any, _ := d.disks.LoadOrStore(p.Path, make(chan struct{}, 1))
-	slot := any.(chan struct{})
+	one, _ := d.disks.LoadOrStore(p.Path, make(chan struct{}, 1))
+	slot := one.(chan struct{})
 	select {
 	case slot <- struct{}{}:
 		return func() { <-slot }, nil

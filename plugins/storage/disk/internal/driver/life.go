@@ -27,13 +27,14 @@ const bare = "loop"
 func (p *pool) table(ctx context.Context) (*parted.Table, error) {
 	t, err := p.Table(ctx)
 	if errors.Is(err, parted.ErrNoLabel) {
-		return nil, storage.Failed("Unrecognized disk label found on '%s', requires build", p.Device())
+		return nil, verr.New(verr.StorageProbeFailed, "Device '%s' is unrecognized, requires build", p.Device()).In(verr.FromStorage)
 	}
 	if err != nil {
 		return nil, storage.Failed("cannot read the partition table of '%s': %w", p.Device(), err)
 	}
 	if !p.Takes(t.Label) {
-		return nil, storage.Failed("disk '%s' has a partition table of kind '%s', and pool '%s' one of kind '%s'", p.Device(), t.Label, p.Name, p.Format())
+		return nil, verr.New(verr.StorageProbeFailed, "Format of device '%s', '%s', does not match the expected format '%s'", p.Device(), t.Label, p.Format()).
+			In(verr.FromStorage)
 	}
 	return t, nil
 }
@@ -120,7 +121,7 @@ func (d *Driver) Build(ctx context.Context, ref *pb.Pool, flags uint32, _ storag
 // mustBeEmpty refuses a disk that has a partition table or any other content.
 func (p *pool) mustBeEmpty(ctx context.Context) error {
 	if t, err := p.Table(ctx); err == nil && t.Label != bare {
-		return verr.New(verr.OperationInvalid, "Valid disk label already present on '%s', requires --overwrite", p.Device()).In(verr.FromStorage)
+		return verr.New(verr.StoragePoolBuilt, "Device '%s' already formatted using '%s'", p.Device(), t.Label).In(verr.FromStorage)
 	}
 	found, err := blockdev.Signatures(ctx, p.Path)
 	if err != nil {
@@ -134,6 +135,10 @@ func (p *pool) mustBeEmpty(ctx context.Context) error {
 }
 
 // Delete implements storage.Builder: as with libvirt, the partition table stays.
-func (d *Driver) Delete(context.Context, *pb.Pool, uint32, storage.Progress) error {
-	return verr.New(verr.NoSupport, "storage pool of type '%s' does not support pool deletion", define.Type).In(verr.FromStorage)
+func (d *Driver) Delete(_ context.Context, ref *pb.Pool, flags uint32, _ storage.Progress) error {
+	if err := storage.UnknownFlags(flags, 0); err != nil {
+		return err
+	}
+	_, err := define.ParsePool(ref.GetXml())
+	return err
 }

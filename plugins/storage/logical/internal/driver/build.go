@@ -61,7 +61,7 @@ func (d *Driver) Build(ctx context.Context, ref *pb.Pool, flags uint32, _ storag
 
 // prepare sees to it that all devices are there and free, before any is touched.
 func (p *pool) prepare(ctx context.Context, overwrite bool) error {
-	all, err := lvm.Devices(ctx)
+	all, err := p.lvm.Devices(ctx)
 	if err != nil {
 		return p.failed("build", err)
 	}
@@ -96,7 +96,7 @@ func (p *pool) prepare(ctx context.Context, overwrite bool) error {
 
 // release takes LVM's marks off those devices that no group has.
 func (p *pool) release(ctx context.Context, paths []string) error {
-	all, err := lvm.Devices(ctx)
+	all, err := p.lvm.Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -125,12 +125,12 @@ func (d *Driver) Delete(ctx context.Context, ref *pb.Pool, flags uint32, _ stora
 	if err != nil {
 		return err
 	}
-	err = p.Change(ctx, "vgremove", "--force", p.Group.Name)
-	// A deletion that was broken off has left devices only.
-	if err != nil && !errors.Is(err, lvm.ErrNoGroup) {
-		return p.failed("delete", err)
+	if len(paths) == 0 { // a deletion that was broken off may have left devices
+		err = p.release(ctx, p.Devices())
+	} else {
+		err = p.Group.Delete(ctx, paths)
 	}
-	if err := p.release(ctx, append(paths, p.Devices()...)); err != nil {
+	if err != nil {
 		return p.failed("delete", err)
 	}
 	return nil
@@ -141,7 +141,7 @@ func (d *Driver) FindSources(ctx context.Context, req *pb.FindSourcesRequest) (s
 	if _, err := poolxml.ParseSource(req.GetSourceXml()); err != nil {
 		return "", err
 	}
-	devices, err := lvm.Devices(ctx)
+	devices, err := d.lvm().Devices(ctx)
 	if err != nil {
 		return "", storage.Failed("cannot look for volume groups: %w", err)
 	}

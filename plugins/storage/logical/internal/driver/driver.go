@@ -7,11 +7,13 @@ package driver
 
 import (
 	"context"
+	"encoding/json"
 	"sync/atomic"
 
 	"github.com/lodgevirt/lodge/plugins/storage/logical/internal/define"
 	"github.com/lodgevirt/lodge/plugins/storage/logical/internal/lvm"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/storage"
 )
@@ -36,6 +38,9 @@ var (
 func Plugin(version string) plugin.Plugin {
 	return plugin.Plugin{
 		Name: "logical", Version: version,
+		ConfigKeys: []*basev1.ConfigKey{{
+			Name: "program", Kind: basev1.ValueKind_VALUE_KIND_STRING, Help: "LVM's program, by name or path", DefaultValue: `"` + lvm.Program + `"`,
+		}},
 		Storage: func(core plugin.Core) (storage.Driver, error) { return &Driver{core: core}, nil },
 	}
 }
@@ -43,7 +48,7 @@ func Plugin(version string) plugin.Plugin {
 // Capabilities implements storage.Driver.
 func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
 	t := &pb.PoolType{
-		Name: define.Type, Supported: lvm.Available(), SourceFormats: []string{"unknown", "lvm2"}, DefaultSourceFormat: define.Formats[0],
+		Name: define.Type, Supported: d.lvm().Available(), SourceFormats: []string{"unknown", "lvm2"}, DefaultSourceFormat: define.Formats[0],
 	}
 	if !t.Supported {
 		t.Reason = "LVM is not installed"
@@ -66,10 +71,23 @@ func (d *Driver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.Valid
 	}, nil
 }
 
+// lvm is LVM as the driver is configured.
+func (d *Driver) lvm() lvm.LVM {
+	s := d.core.Settings()
+	config := struct {
+		Program string `json:"program"`
+	}{lvm.Program}
+	if err := json.Unmarshal(s.Config, &config); len(s.Config) > 0 && err != nil {
+		d.core.Logger().Warn("configuration cannot be read", "error", err) // the core has checked it
+	}
+	return lvm.LVM{Program: config.Program, Folder: s.RuntimeDir}
+}
+
 // pool is a pool with its group.
 type pool struct {
 	*define.Pool
 	lvm.Group
+	lvm lvm.LVM
 }
 
 // open reads a pool's definition.
@@ -78,5 +96,6 @@ func (d *Driver) open(ref *pb.Pool) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pool{p, lvm.Named(d.core.Settings().RuntimeDir, p.Group())}, nil
+	installed := d.lvm()
+	return &pool{p, installed.Group(p.Group()), installed}, nil
 }

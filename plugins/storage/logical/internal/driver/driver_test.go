@@ -36,8 +36,7 @@ const group = "lodge-test+vg.1"
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{T: t, LVM: fakelvm.Start(t, 200*mib, 100*mib)}
-	t.Setenv("PATH", b.LVM.Path())
-	b.conn = faketest.Client(t, Plugin("1.0.0"))
+	b.conn = faketest.StartWith(t, Plugin("1.0.0"), b.config()).Conn
 	b.pool = b.define(b.definition(b.Devices...))
 	return b
 }
@@ -51,6 +50,9 @@ func built(t *testing.T) *bench {
 	}
 	return b
 }
+
+// config is the plugin's configuration.
+func (b *bench) config() []byte { return fmt.Appendf(nil, `{"program":%q}`, b.Program()) }
 
 func (b *bench) definition(devices ...string) string {
 	var source strings.Builder

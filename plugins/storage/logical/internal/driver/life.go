@@ -82,7 +82,7 @@ func (p *pool) matches(ctx context.Context) error {
 
 // has lists the devices of the group, without links.
 func (p *pool) has(ctx context.Context) ([]string, error) {
-	all, err := lvm.Devices(ctx)
+	all, err := p.lvm.Devices(ctx)
 	if err != nil {
 		return nil, p.failed("look at", err)
 	}

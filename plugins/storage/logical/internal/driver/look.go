@@ -20,10 +20,12 @@ func (d *Driver) Refresh(ctx context.Context, ref *pb.Pool, found func(...*pb.Vo
 		return nil, err
 	}
 	all, err := p.Volumes(ctx)
+	if err == nil && d.sweep(ctx, p, all) {
+		all, err = p.Volumes(ctx) // what was to be swept may have been completed meanwhile
+	}
 	if err != nil {
 		return nil, p.failed("look at", err)
 	}
-	d.sweep(ctx, p, all)
 	shared := false
 	var volumes []*pb.Volume
 	for _, v := range all {

@@ -78,19 +78,22 @@ func (m maker) gone(here maker) bool {
 // making reports whether a name is that of a volume that is being made.
 func making(name string) bool { return strings.HasPrefix(name, makingPrefix) }
 
-// sweep removes what processes that are gone were making. What cannot be removed is tried again with the next Refresh.
-func (d *Driver) sweep(ctx context.Context, p *pool, volumes []*lvm.Volume) {
+// sweep removes what processes that are gone were making, and reports whether there was anything. What cannot be removed is tried again
+// with the next Refresh.
+func (d *Driver) sweep(ctx context.Context, p *pool, volumes []*lvm.Volume) (found bool) {
 	here, err := thisMaker()
 	if err != nil {
 		d.core.Logger().Warn("this process cannot be told from others", "error", err)
-		return
+		return false
 	}
 	for _, v := range volumes {
 		if m, ok := parseMaking(v.Name); v.Hidden || !ok || !m.gone(here) {
 			continue
 		}
+		found = true
 		if err := p.Change(ctx, "lvremove", "--force", p.Group.Volume(v.Name)); err != nil {
 			d.core.Logger().Warn("a half made volume cannot be removed", "group", p.Group.Name, "volume", v.Name, "error", err)
 		}
 	}
+	return found
 }

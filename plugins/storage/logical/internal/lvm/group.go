@@ -19,8 +19,8 @@ import (
 	"github.com/lodgevirt/lodge/plugins/storage/internal/turn"
 )
 
-// program has all commands of LVM.
-const program = "lvm"
+// Program is the name of the program that has all commands of LVM.
+const Program = "lvm"
 
 // ErrNoGroup says that there is no volume group of a name.
 var ErrNoGroup = errors.New("volume group is not there")
@@ -28,38 +28,61 @@ var ErrNoGroup = errors.New("volume group is not there")
 // ErrNoMapper says that the kernel lacks what is asked for.
 var ErrNoMapper = errors.New("the kernel has no device-mapper for that")
 
+// LVM is an installation of LVM.
+type LVM struct {
+	// Program is its program, by name or path.
+	Program string
+	// Folder is the driver's for what lives until a reboot.
+	Folder string
+}
+
 // Available reports whether LVM is installed.
-func Available() bool { return command.Available(program) }
+func (l LVM) Available() bool { return command.Available(l.Program) }
 
 // Group is a volume group that may or may not be there.
 type Group struct {
 	Name string
+	lvm  LVM
 	lock turn.Lock
 }
 
-// Named is a group of a name; folder is the driver's for what lives until a reboot.
-func Named(folder, name string) Group { return Group{name, turn.For(folder, name)} }
+// Group is the group of a name.
+func (l LVM) Group(name string) Group { return Group{name, l, turn.For(l.Folder, name)} }
 
 // Volume names a volume to LVM.
 func (g Group) Volume(name string) string { return g.Name + "/" + name }
 
 // Change runs one of LVM's commands that change something, alone.
 func (g Group) Change(ctx context.Context, name string, args ...string) error {
-	_, err := g.lock.Change(ctx, invocation(name, args))
+	_, err := g.lock.Change(ctx, g.lvm.invocation(name, args))
 	return explain(name, err)
+}
+
+// Delete removes the group with all that is in it, and LVM's marks from its devices. One program does both, which goes on if this one is
+// killed between.
+func (g Group) Delete(ctx context.Context, devices []string) error {
+	const script = `lvm=$1 group=$2; shift 2; "$lvm" vgremove --force "$group" && "$lvm" pvremove --yes "$@"`
+	found, err := command.Find(g.lvm.Program)
+	if err != nil {
+		return err
+	}
+	c := g.lvm.invocation("", nil)
+	c.Name, c.Args = "sh", append([]string{"-c", script, "sh", found, g.Name}, devices...)
+	_, err = g.lock.Change(ctx, c)
+	return explain("vgremove", err)
 }
 
 // look runs one of LVM's commands that print a report, and decodes it.
 func (g Group) look(ctx context.Context, into any, name string, args ...string) error {
-	text, err := g.lock.Look(ctx, report(name, args))
+	text, err := g.lock.Look(ctx, g.lvm.report(name, args))
 	if err != nil {
 		return explain(name, err)
 	}
 	return decode(name, text, into)
 }
 
-func report(name string, args []string) command.Command {
-	return invocation(name, append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, args...))
+func (l LVM) report(name string, args []string) command.Command {
+	return l.invocation(name, append([]string{"--reportformat", "json", "--units", "b", "--nosuffix"}, args...))
 }
 
 func decode(name string, text []byte, into any) error {
@@ -69,8 +92,8 @@ func decode(name string, text []byte, into any) error {
 	return nil
 }
 
-func invocation(name string, args []string) command.Command {
-	return command.Command{Name: program, Args: append([]string{name}, args...), Env: []string{"LVM_SUPPRESS_FD_WARNINGS=1"}}
+func (l LVM) invocation(name string, args []string) command.Command {
+	return command.Command{Name: l.Program, Args: append([]string{name}, args...), Env: []string{"LVM_SUPPRESS_FD_WARNINGS=1"}}
 }
 
 // explain leaves warnings out of what a command has said, and finds out what it means.

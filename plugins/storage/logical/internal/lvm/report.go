@@ -212,13 +212,13 @@ type Device struct {
 }
 
 // Devices returns all physical volumes.
-func Devices(ctx context.Context) ([]Device, error) {
+func (l LVM) Devices(ctx context.Context) ([]Device, error) {
 	var all struct {
 		Report []struct {
 			Devices []Device `json:"pv"`
 		} `json:"report"`
 	}
-	c := report("pvs", []string{"--options", "pv_name,vg_name"})
+	c := l.report("pvs", []string{"--options", "pv_name,vg_name"})
 	text, err := c.Output(ctx)
 	if err != nil {
 		return nil, explain("pvs", err)

@@ -18,9 +18,9 @@ const mib = 1 << 20
 // TestReportOfEveryKindOfVolume compares with what lvs tells of a group that has volumes of all kinds.
 func TestReportOfEveryKindOfVolume(t *testing.T) {
 	l := fakelvm.Start(t, 100*mib+mib, 100*mib+mib)
-	t.Setenv("PATH", l.Path())
 	restore(t, l)
-	g := Named(t.TempDir(), "vg")
+	installed := LVM{Program: l.Program(), Folder: t.TempDir()}
+	g := installed.Group("vg")
 	all, err := g.Volumes(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +56,11 @@ func TestReportOfEveryKindOfVolume(t *testing.T) {
 	if err != nil || size.Total != 200*mib || size.Extent != 4*mib || size.Free == 0 || size.Free >= size.Total {
 		t.Errorf("size %+v, error %v", size, err)
 	}
-	devices, err := Devices(t.Context())
+	devices, err := installed.Devices(t.Context())
 	if err != nil || !slices.Equal(devices, []Device{{l.Devices[0], "vg"}, {l.Devices[1], "vg"}}) {
 		t.Errorf("devices %v, error %v", devices, err)
 	}
-	if _, err := Named(t.TempDir(), "other").Volumes(t.Context()); !errors.Is(err, ErrNoGroup) {
+	if _, err := installed.Group("other").Volumes(t.Context()); !errors.Is(err, ErrNoGroup) {
 		t.Errorf("a group that is not there: %v", err)
 	}
 }

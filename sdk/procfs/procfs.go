@@ -29,6 +29,8 @@ func BootID() (string, error) {
 type Stat struct {
 	// State is a letter: R runs, S sleeps, Z has ended and was not waited for.
 	State byte
+	// Exiting says that the process is on its way out: it executes nothing any more, and its descriptors are being closed.
+	Exiting bool
 	// CPUTicks is the time that the process has used, its own and the kernel's for it, in ticks of 10 ms.
 	CPUTicks uint64
 	// StartTime is when the process started, in clock ticks after boot.
@@ -78,7 +80,8 @@ func read(path string) ([]byte, error) {
 // ParseStat reads the file /proc/PID/stat.
 func ParseStat(text []byte) (Stat, error) {
 	// Field 2, the name, is in parentheses and may hold anything, so the fields are counted after the last closing one.
-	const state, userTime, systemTime, start = 3 - 3, 14 - 3, 15 - 3, 22 - 3
+	const state, flags, userTime, systemTime, start = 0, 9 - 3, 14 - 3, 15 - 3, 22 - 3
+	const exiting = 0x4 // PF_EXITING of the kernel's sched.h
 	end := bytes.LastIndexByte(text, ')')
 	if end < 0 {
 		return Stat{}, errors.New("there is no name in it")
@@ -87,12 +90,14 @@ func ParseStat(text []byte) (Stat, error) {
 	if len(fields) <= start {
 		return Stat{}, fmt.Errorf("it has %d fields after the name, more than %d are expected", len(fields), start)
 	}
-	var numbers [3]uint64
-	for n, field := range [...]int{userTime, systemTime, start} {
+	var numbers [4]uint64
+	for n, field := range [...]int{userTime, systemTime, start, flags} {
 		var err error
 		if numbers[n], err = strconv.ParseUint(string(fields[field]), 10, 64); err != nil {
 			return Stat{}, fmt.Errorf("field %d: %w", field+3, err)
 		}
 	}
-	return Stat{State: fields[state][0], CPUTicks: numbers[0] + numbers[1], StartTime: numbers[2]}, nil
+	return Stat{
+		State: fields[state][0], Exiting: numbers[3]&exiting != 0, CPUTicks: numbers[0] + numbers[1], StartTime: numbers[2],
+	}, nil
 }

@@ -69,7 +69,7 @@ func TestParseStat(t *testing.T) {
 		{"a number that is too large", "7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 99999999999999999999", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			want := Stat{State: 'S', CPUTicks: 11 + 12, StartTime: 4242}
+			want := Stat{State: 'S', Exiting: 6&4 != 0, CPUTicks: 11 + 12, StartTime: 4242}
 			if got, err := ParseStat([]byte(tc.text)); (err == nil) != tc.ok || (tc.ok && got != want) {
 				t.Errorf("%+v, error %v", got, err)
 			}

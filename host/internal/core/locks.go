@@ -14,11 +14,13 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/manifest"
 )
 
-// locks are the locks of the driver's guests. The disks of a pretended or remote hypervisor are no files here; the lock daemon's locks
-// of them are named by hash in a folder of their own.
+// locks are the locks of the driver's guests. The disks of a pretended or remote hypervisor are no files here: the lock daemon's locks
+// of them are named by hash in a folder of their own, and a lock manager that hosts share is not asked for any.
 func (d *driver) locks() domain.Locks {
 	if l := d.host.lockPlugin; l != nil {
-		return lockmanager.NewPlugin(l.plugin)
+		p := lockmanager.NewPlugin(l.plugin)
+		p.Elsewhere = d.manifest.Disks == manifest.DisksElsewhere
+		return p
 	}
 	s := d.host.cfg.Settings.Locks
 	folders := naming.Folders{File: s.FileLockspace, LVM: s.LVMLockspace, SCSI: s.SCSILockspace}

@@ -95,7 +95,7 @@ func (c *client) take(ctx context.Context, f rpc.Frame) (more bool, err error) {
 	case rpc.Call, rpc.CallWithFDs:
 		return c.call(ctx, f)
 	case rpc.Stream:
-		c.streams.take(f)
+		c.streams.take(f, c.r)
 	case rpc.StreamHole:
 		return true, c.streams.takeHole(f)
 	case rpc.Message:

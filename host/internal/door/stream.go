@@ -21,6 +21,8 @@ const (
 	maxChunk = 262120
 	// smallFrame is what a frame from the client counts for at least, so that tiny ones are bounded in number too.
 	smallFrame = 4 << 10
+	// keptFrame is from where on a frame waits in the buffer in which it came.
+	keptFrame = 32 << 10
 )
 
 var (
@@ -55,6 +57,8 @@ type stream struct {
 type inbound struct {
 	data []byte
 	hole uint64
+	// buffer is what data lies in, if that is to be used again.
+	buffer []byte
 }
 
 // streamHole is the payload of a hole.
@@ -112,8 +116,8 @@ func (st *stream) copyPieces(device sparse) {
 			st.stop(err)
 			return
 		}
-		for len(data) > 0 && err == nil {
-			n := min(len(data), maxChunk)
+		for parts := (len(data) + maxChunk - 1) / maxChunk; parts > 0 && err == nil; parts-- {
+			n := (len(data) + parts - 1) / parts // frames of one size, so that none is tiny
 			err, data = st.send(rpc.Continue, data[:n]), data[n:]
 		}
 		if hole > 0 && err == nil {
@@ -155,6 +159,7 @@ func (st *stream) give(in inbound) error {
 		return device.hole(in.hole)
 	}
 	_, err := st.device.Write(in.data)
+	rpc.Release(in.buffer)
 	st.room.Release(weight(len(in.data), st.owner.lim.StreamBytes))
 	return err
 }
@@ -174,8 +179,8 @@ func (st *stream) close() {
 // weight is what a frame takes of a stream's room.
 func weight(size, room int) int64 { return int64(min(max(size, smallFrame), room)) }
 
-// put queues data for the device.
-func (st *stream) put(data []byte) {
+// put queues data for the device, which has come from a reader.
+func (st *stream) put(data []byte, from *rpc.Reader) {
 	if len(data) == 0 {
 		return
 	}
@@ -188,7 +193,14 @@ func (st *stream) put(data []byte) {
 			return
 		}
 	}
-	st.queue(inbound{data: append([]byte(nil), data...)})
+	in := inbound{data: data}
+	if len(data) > keptFrame {
+		in.buffer = from.Keep()
+	}
+	if in.buffer == nil {
+		in.data = append([]byte(nil), data...)
+	}
+	st.queue(in)
 }
 
 // queue hands something to copyIn.

@@ -72,15 +72,15 @@ func (ss *streams) remove(st *stream) {
 	delete(ss.open, keyOf(st.header))
 }
 
-// take deals with a stream's frame. Frames without a stream are late, and dropped.
-func (ss *streams) take(f rpc.Frame) {
+// take deals with a stream's frame, which has come from a reader. Frames without a stream are late, and dropped.
+func (ss *streams) take(f rpc.Frame, from *rpc.Reader) {
 	st := ss.get(f.Header)
 	if st == nil {
 		return
 	}
 	switch f.Status {
 	case rpc.Continue:
-		st.put(f.Payload)
+		st.put(f.Payload, from)
 	case rpc.OK:
 		st.finish()
 	case rpc.Failed:

@@ -13,6 +13,10 @@ import (
 
 // Plugin are locks that a plugin manages by lock.v1. Which disks it locks, and what it demands of definitions, is its own.
 type Plugin struct {
+	// Elsewhere says that the guests' disks are pretended, or another machine's. Their paths say nothing to hosts that share storage, so
+	// only named leases are locked.
+	Elsewhere bool
+
 	manager pb.ManagerServiceClient
 }
 
@@ -29,9 +33,14 @@ func ownerOf(o domain.Owner) *pb.Owner {
 	}
 }
 
-func resourcesOf(wants domain.Wants) []*pb.Resource {
-	rs := make([]*pb.Resource, 0, len(wants.Disks)+len(wants.Leases))
-	for _, d := range wants.Disks {
+// resourcesOf lists what of a guest's needs the lock manager is asked for.
+func (p *Plugin) resourcesOf(wants domain.Wants) []*pb.Resource {
+	disks := wants.Disks
+	if p.Elsewhere {
+		disks = nil
+	}
+	rs := make([]*pb.Resource, 0, len(disks)+len(wants.Leases))
+	for _, d := range disks {
 		rs = append(rs, &pb.Resource{Disk: d.Path, Shared: d.Shared})
 	}
 	for _, l := range wants.Leases {
@@ -42,7 +51,7 @@ func resourcesOf(wants domain.Wants) []*pb.Resource {
 
 // Prepare implements domain.Locks.
 func (p *Plugin) Prepare(ctx context.Context, o domain.Owner, wants domain.Wants) (domain.Prepared, error) {
-	rs := resourcesOf(wants)
+	rs := p.resourcesOf(wants)
 	if len(rs) == 0 {
 		return domain.Prepared{}, nil
 	}
@@ -55,7 +64,7 @@ func (p *Plugin) Prepare(ctx context.Context, o domain.Owner, wants domain.Wants
 
 // Acquire implements domain.Locks.
 func (p *Plugin) Acquire(ctx context.Context, o domain.Owner, wants domain.Wants) ([]domain.HeldLock, error) {
-	rs := resourcesOf(wants)
+	rs := p.resourcesOf(wants)
 	if len(rs) == 0 {
 		return nil, nil
 	}
@@ -75,7 +84,7 @@ func (p *Plugin) Claim(ctx context.Context, o domain.Owner, wants domain.Wants) 
 func (p *Plugin) Reaffirm(
 	ctx context.Context, o domain.Owner, wants domain.Wants, _ []domain.HeldLock,
 ) ([]domain.HeldLock, []domain.LostLock, error) {
-	rs := resourcesOf(wants)
+	rs := p.resourcesOf(wants)
 	if len(rs) == 0 {
 		return nil, nil, nil
 	}
@@ -105,7 +114,7 @@ func lostOf(l *pb.Lease) domain.LostLock {
 func (p *Plugin) Release(ctx context.Context, o domain.Owner, what domain.Release) ([]byte, error) {
 	req := &pb.ReleaseRequest{Owner: ownerOf(o), Suspend: what.Suspend}
 	if what.Only != nil {
-		if req.Resources = resourcesOf(*what.Only); len(req.Resources) == 0 {
+		if req.Resources = p.resourcesOf(*what.Only); len(req.Resources) == 0 {
 			return nil, nil
 		}
 	}

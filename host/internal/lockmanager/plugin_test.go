@@ -156,6 +156,23 @@ func TestPluginNamesLeases(t *testing.T) {
 	}
 }
 
+func TestPluginIsNotAskedForDisksElsewhere(t *testing.T) {
+	m, conn := serve(t)
+	locks := lockmanager.NewPlugin(conn)
+	locks.Elsewhere = true
+	wants := disks("/a")
+	if prepared, err := locks.Prepare(t.Context(), life("one"), wants); err != nil || prepared.Claim || len(prepared.Registrations) != 0 {
+		t.Errorf("prepared %+v, error %v", prepared, err)
+	}
+	if _, err := locks.Acquire(t.Context(), life("one"), wants); err != nil || m.prepared != nil || m.acquired != nil {
+		t.Errorf("asked for %v, error %v", m.acquired, err)
+	}
+	wants.Leases = []domain.NamedLease{{Lockspace: "space", Key: "key"}}
+	if _, err := locks.Acquire(t.Context(), life("one"), wants); err != nil || len(m.acquired.GetResources()) != 1 || m.acquired.Resources[0].Key != "key" {
+		t.Errorf("with a lease asked for %v, error %v", m.acquired, err)
+	}
+}
+
 func TestPluginTellsWhatIsLost(t *testing.T) {
 	m, conn := serve(t)
 	locks := lockmanager.NewPlugin(conn)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/lodgevirt/lodge/host/internal/lockproto"
@@ -15,6 +16,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/lockspace/leases"
 	"github.com/lodgevirt/lodge/host/internal/lockspace/process"
 	"github.com/lodgevirt/lodge/host/internal/rpc"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -246,7 +248,11 @@ func (c *classic) left(why error) {
 	if id.PID == 0 {
 		return
 	}
-	c.server.log.Warn("lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
+	level := hclog.Warn
+	if exiting(id) {
+		level = hclog.Debug // as every guest ends
+	}
+	c.server.log.Log(level, "lock owner closed its connection", "guest", c.owner.Name, "pid", id.PID)
 	c.server.fences.Add(1)
 	c.server.work.Go(func() {
 		defer c.server.fences.Add(-1)
@@ -254,6 +260,12 @@ func (c *classic) left(why error) {
 			c.server.log.Warn("cannot end a lock owner", "pid", id.PID, "error", err)
 		}
 	})
+}
+
+// exiting reports that a process has ended or is on its way out, which is what has closed its connection then.
+func exiting(id process.ID) bool {
+	stat, err := procfs.ReadStat(int(id.PID))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && (stat.Exiting || stat.Ended() || stat.StartTime != id.StartTime)
 }
 
 // fence ends a process, first kindly. It gives up when the context ends.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"syscall"
@@ -69,9 +70,10 @@ func TestLocksConflictWithVirtlockds(t *testing.T) {
 
 const roleVariable = "LOCKSERVER_TEST_SOCKET"
 
-// letGo takes a lock for its own process, closes the connection and stays. It may not listen to SIGTERM.
-func letGo(socket, path string, stubborn bool) {
-	if stubborn {
+// letGo takes a lock for its own process, closes the connection and stays. In the role "stubborn" it does not listen to SIGTERM, and
+// in the role "ends" it ends with the connection.
+func letGo(socket, path, role string) {
+	if role == "stubborn" {
 		signal.Ignore(syscall.SIGTERM)
 	}
 	c, err := dial(socket)
@@ -84,6 +86,9 @@ func letGo(socket, path string, stubborn bool) {
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
+	}
+	if role == "ends" {
+		os.Exit(2)
 	}
 	c.conn.Close()
 	time.Sleep(patience / 8)
@@ -133,6 +138,38 @@ func TestOwnerThatLetsGoOfItsConnectionIsEnded(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestOrdinaryEndOfAnOwnerIsNoWarning has an owner end with its connection, and one let go of it and live.
+func TestOrdinaryEndOfAnOwnerIsNoWarning(t *testing.T) {
+	warning := regexp.MustCompile(`\[WARN\] +lock owner closed its connection`)
+	for name, c := range map[string]struct {
+		role  string
+		warns bool
+	}{
+		"one that ends": {"ends", false}, "one that lives": {"", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			image := filepath.Join(r.dir, "image")
+			if err := os.WriteFile(image, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(os.Args[0], image, c.role)
+			cmd.Env = append(os.Environ(), roleVariable+"="+r.socket)
+			if err := cmd.Run(); err == nil {
+				t.Fatal("the owner ended well")
+			}
+			eventually(t, "the owner's connection stays", func() bool { return r.Limits().Clients == 0 })
+			// What is answered now comes after all that the server had to say of it.
+			if v, err := mustDial(t, r.socket).call(lockproto.Program, lockproto.Status, nil); err != nil || v != fine {
+				t.Fatalf("status: %v %v", v, err)
+			}
+			if warned := r.log.has(warning); warned != c.warns {
+				t.Errorf("warned: %v", warned)
+			}
+		})
 	}
 }
 

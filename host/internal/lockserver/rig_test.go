@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(roleVariable); socket != "" {
-		letGo(socket, os.Args[1], os.Args[2] != "")
+		letGo(socket, os.Args[1], os.Args[2])
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -36,9 +37,30 @@ func TestMain(m *testing.M) {
 type rig struct {
 	*lockserver.Server
 	table  *leases.Table
+	log    *journal
 	socket string
 	dir    string
 	stop   func()
+}
+
+// journal keeps what a server logs.
+type journal struct {
+	mu   sync.Mutex // guards text
+	text []byte
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text = append(j.text, line...)
+	return len(line), nil
+}
+
+// has reports whether a line has been logged that matches.
+func (j *journal) has(line *regexp.Regexp) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return line.Match(j.text)
 }
 
 // serve runs a server until the test ends, and returns its socket and table.
@@ -50,7 +72,7 @@ func serve(t *testing.T) (string, *leases.Table) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{dir: t.TempDir()}
+	r := &rig{dir: t.TempDir(), log: &journal{}}
 	var err error
 	if r.table, err = leases.Open(filepath.Join(r.dir, "journal"), hclog.NewNullLogger()); err != nil {
 		t.Fatal(err)
@@ -69,7 +91,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.Server = lockserver.New(lockserver.Config{
-		Hub: h, Table: r.table, Log: hclog.NewNullLogger(), Version: "test", MaxClients: 32,
+		Hub: h, Table: r.table, Log: hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: r.log}), Version: "test", MaxClients: 32,
 	})
 	if err := r.Listen(listener); err != nil {
 		t.Fatal(err)

@@ -187,7 +187,7 @@ func (m *Member) signal(s os.Signal) {
 	}
 }
 
-// AwaitReady waits until the cluster has a leader and answers.
+// AwaitReady waits until the cluster answers, and each member that runs knows the leader.
 func (c *Cluster) AwaitReady() error {
 	client, err := c.dial()
 	if err != nil {
@@ -196,10 +196,7 @@ func (c *Cluster) AwaitReady() error {
 	defer func() { _ = client.Close() }()
 	limit := time.Now().Add(patience)
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		_, err = client.Get(ctx, "/")
-		cancel()
-		if err == nil {
+		if err = c.ready(client); err == nil {
 			return nil
 		}
 		for _, m := range c.Members {
@@ -213,6 +210,21 @@ func (c *Cluster) AwaitReady() error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+func (c *Cluster) ready(client *clientv3.Client) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, m := range c.Members {
+		if m.cmd == nil {
+			continue
+		}
+		if st, err := client.Status(ctx, m.URL); err != nil || st.Leader == 0 {
+			return errors.Join(fmt.Errorf("member at %s is not ready", m.URL), err)
+		}
+	}
+	_, err := client.Get(ctx, "/")
+	return err
 }
 
 // ended says whether the process is gone, without waiting for it.

@@ -19,6 +19,7 @@ type Proxy struct {
 	mu    sync.Mutex // guards all below
 	open  chan struct{}
 	conns []net.Conn
+	made  int
 	ended bool
 }
 
@@ -56,6 +57,13 @@ func (p *Proxy) Mend() {
 	default:
 		close(p.open)
 	}
+}
+
+// Connections is how many connections hosts have made so far.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made
 }
 
 func (p *Proxy) end() {
@@ -100,6 +108,9 @@ func (p *Proxy) accept() {
 		if !p.keep(client) {
 			return
 		}
+		p.mu.Lock()
+		p.made++
+		p.mu.Unlock()
 		p.wg.Go(func() { p.connect(client) })
 	}
 }

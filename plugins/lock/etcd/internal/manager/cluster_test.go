@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/lodgevirt/lodge/plugins/lock/etcd/internal/etcdtest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/lock/v1"
@@ -18,7 +19,7 @@ import (
 func TestClusterThatLosesMembers(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.Start(t, 3)
-	s := newScene(t, c, 9)
+	s := newScene(t, c, 15)
 	h, other := s.launched("a"), s.host("b").guest("other", false)
 	g := h.guest("guest", true)
 	g.action = pb.Action_ACTION_IGNORE // an election may take longer than the rest of the lease, once most members were away
@@ -67,6 +68,7 @@ func TestClusterThatLosesMembers(t *testing.T) {
 	if lost := told.count(pb.Status_STATUS_LOST); lost > 0 {
 		t.Errorf("a lock was told to be lost %d times, although most members were there all the time", lost)
 	}
+	before := s.lease("/disk")
 	leader = c.Leader()
 	leader.Kill()
 	for _, m := range c.Members {
@@ -77,8 +79,35 @@ func TestClusterThatLosesMembers(t *testing.T) {
 			break
 		}
 	}
-	g.wantChange(told, pb.Status_STATUS_HELD)
+	token = g.wantBack(told, "/disk", before, token)
 	works("after most members were away for a while")
+}
+
+// wantBack waits until it is told that a lock which was in danger is there again: held all along if etcd has kept its lease, and taken
+// again if etcd has ended it, as when the machine leaves the members no time. It returns the token.
+func (g *guest) wantBack(told *changes, path string, before clientv3.LeaseID, token uint64) uint64 {
+	s := g.h.scene
+	s.Helper()
+	var held, again *pb.Lease
+	s.eventually("it is told what became of the lock", func() bool {
+		if held == nil {
+			held = told.next(g, pb.Status_STATUS_HELD).GetLease()
+		}
+		again = told.next(g, pb.Status_STATUS_TAKEN_AGAIN).GetLease()
+		return again != nil || held != nil && s.lease(path) == before
+	})
+	if again == nil {
+		if held.GetFencingToken() != token {
+			s.Errorf("under the lease from before the token is %d, was %d", held.GetFencingToken(), token)
+		}
+		return token
+	}
+	s.Log("etcd has ended the lease")
+	if again.GetFencingToken() <= token || s.lease(path) == before {
+		s.Errorf("taken again, the lock has token %d, was %d, and lease %x, was %x", again.GetFencingToken(), token, s.lease(path), before)
+	}
+	wantStatus(s, "recovered after it was taken again", g.recover(path)[0], pb.Status_STATUS_TAKEN_AGAIN)
+	return again.GetFencingToken()
 }
 
 // TestLeaderThatWasStuckForLong has a leader come back after longer than a lease. Before version 3.5.13 etcd let such a leader revoke

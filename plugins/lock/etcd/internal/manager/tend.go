@@ -20,8 +20,9 @@ const checked = 1000
 // tend mends what has gone wrong, whenever it is woken and every now and then, until the context ends: it releases what is owed, looks
 // whether all locks are there, and takes again what is not.
 func (m *Manager) tend(ctx context.Context) {
-	// least is between two looks, however often it is woken.
-	const least, firstWait = 50 * time.Millisecond, 100 * time.Millisecond
+	// least is between two looks, however often it is woken. One that has failed has itself taken as long as requests may take, and etcd may
+	// answer again at any moment, so the next one follows soon: locks that are to be taken again are free until then.
+	const least, firstWait, maxWait = 50 * time.Millisecond, 100 * time.Millisecond, time.Second
 	for wait := firstWait; pause(ctx, least); {
 		again, err := m.tendOnce(ctx)
 		m.mu.Lock()
@@ -37,7 +38,7 @@ func (m *Manager) tend(ctx context.Context) {
 		switch {
 		case err != nil:
 			m.log.Warn("locks are not looked after", "error", err)
-			period, wait = wait, min(2*wait, period)
+			period, wait = wait, min(2*wait, maxWait)
 		case again:
 			period = firstWait
 		default:

@@ -55,7 +55,9 @@ const (
 	maxAnswer = 16 << 20
 	// maxConflicts is how often somebody else may be faster.
 	maxConflicts = 50
-	// pingAfter and pingWait find a connection whose other end is gone without a word; etcd allows no more frequent pings.
+	// pingAfter and pingWait find a connection whose other end is gone without a word while requests are under way on it. gRPC makes no
+	// more frequent pings. etcd takes pings on a connection without requests for an attack: it hangs up on the third one, whereupon
+	// gRPC doubles the time between pings, each time.
 	pingAfter, pingWait = 10 * time.Second, 3 * time.Second
 )
 
@@ -148,7 +150,7 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	}
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: s.conf.Endpoints, TLS: tls, Username: s.conf.User, Password: password, Logger: zap.NewNop(),
-		DialTimeout: s.conf.DialTimeout, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingWait, PermitWithoutStream: true,
+		DialTimeout: s.conf.DialTimeout, DialKeepAliveTime: pingAfter, DialKeepAliveTimeout: pingWait,
 		MaxCallRecvMsgSize: maxAnswer,
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			// A member that comes back shall be found well before the locks are lost.

@@ -174,6 +174,28 @@ func keys(t testing.TB, client *clientv3.Client, prefix string) []string {
 }
 
 // TestStore has a cluster for all that does not disturb it.
+// TestConnectionThatIsNotUsedIsKept has a connection without a request for as long as etcd needs to take offence at pings.
+func TestConnectionThatIsNotUsedIsKept(t *testing.T) {
+	if os.Getenv("LODGE_TEST_SLOW") == "" {
+		t.Skip("takes 50 seconds: LODGE_TEST_SLOW is not set")
+	}
+	p := etcdtest.NewProxy(t, etcdtest.Start(t, 1).Members[0])
+	s, err := store.Open(&config.Config{
+		Endpoints: []string{p.URL}, Prefix: "/idle/", TTL: 3600 * time.Second, DialTimeout: 3 * time.Second, RequestTimeout: 5 * time.Second,
+	}, store.Identity{}, boot.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if _, err := s.Grant(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Second)
+	if n := p.Connections(); n != 1 {
+		t.Errorf("%d connections were made", n)
+	}
+}
+
 func TestStore(t *testing.T) {
 	c := etcdtest.Start(t, 1)
 	client := c.Client()

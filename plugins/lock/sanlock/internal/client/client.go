@@ -94,10 +94,28 @@ type conn struct {
 	stop func() bool
 }
 
+// roomPause is the time between two attempts to connect to a daemon that has no room for another connection: it lets few wait.
+const roomPause = 5 * time.Millisecond
+
+// Connect connects to the socket of a daemon, and waits for room there.
+func Connect(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	for {
+		nc, err := d.DialContext(ctx, "unix", socket)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nc, err
+		}
+		select {
+		case <-time.After(roomPause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for room for a connection: %w", ctx.Err())
+		}
+	}
+}
+
 // dial connects. The connection fails when the context ends.
 func (c *Client) dial(ctx context.Context) (*conn, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", c.socket)
+	nc, err := Connect(ctx, c.socket)
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w: nobody listens on %q", ErrNotRunning, c.socket)

@@ -31,6 +31,9 @@ func (m *Manager) Acquire(ctx context.Context, req *pb.AcquireRequest) (*pb.Acqu
 		return nil, err
 	}
 	defer a.end()
+	if versions == nil { // what the core has not heard of, or has lost, is kept here
+		versions = a.asleep()
+	}
 	fresh, err := a.note(ctx)
 	if err == nil {
 		err = a.take(ctx, versions)
@@ -79,6 +82,13 @@ func (m *Manager) begin(ctx context.Context, who *pb.Owner, onFailure pb.Action,
 }
 
 func (a *attempt) pid() int { return int(a.who.GetPid()) }
+
+// asleep returns the versions that the leases of a suspended owner must have.
+func (a *attempt) asleep() map[id]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return versionsOf(a.owner.asleep)
+}
 
 // note puts the leases that are to be taken into the table and the record before they are. It returns those that were not there.
 func (a *attempt) note(ctx context.Context) ([]id, error) {
@@ -224,6 +234,7 @@ func (a *attempt) granted(ctx context.Context, st *client.Status) {
 		if h == nil || l == nil {
 			continue
 		}
+		changed = a.owner.wake(i) || changed
 		if h.lease.Version != l.Version || h.since.IsZero() {
 			h.since, changed = time.Now(), true
 		}
@@ -234,7 +245,7 @@ func (a *attempt) granted(ctx context.Context, st *client.Status) {
 	if !changed {
 		return
 	}
-	// The leases are held and recorded; only their versions would be missing.
+	// The leases are held and recorded; only their versions would be missing, or those from before a suspension still there.
 	if err := a.save(ctx, a.owner); err != nil {
 		a.log.Warn("versions of a guest's leases not kept", "guest", a.who.GetName(), "error", err)
 	}

@@ -42,6 +42,8 @@ func (c *config) wants(resources []*pb.Resource) ([]want, error) {
 		switch {
 		case r.GetDisk() == "":
 			w.lease = namedLease(r)
+		case !filepath.IsAbs(r.GetDisk()):
+			return nil, verr.New(verr.ConfigUnsupported, "%s cannot be locked: its path is not absolute, so it names no one file", describe(r))
 		case c.AutoDiskLeases:
 			w.lease = c.diskLease(r)
 		}

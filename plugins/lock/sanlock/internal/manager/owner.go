@@ -30,6 +30,9 @@ type owner struct {
 	who       *pb.Owner
 	onFailure pb.Action
 	leases    []*held
+	// asleep are the versions of leases that were given up by a guest that is suspended, until it has them again: whoever has not heard
+	// of them, or has lost them, is told again, and is bound by them.
+	asleep []suspendedLease
 	// mending says that the watch is giving leases up or taking them again; it tries the latter at nextMend again.
 	mending  bool
 	nextMend time.Time
@@ -59,6 +62,35 @@ func (o *owner) find(i id) *held {
 // drop takes a lease out of the table.
 func (o *owner) drop(i id) {
 	o.leases = slices.DeleteFunc(o.leases, func(h *held) bool { return idOf(&h.lease) == i })
+}
+
+// wake forgets that a lease was given up by a suspended owner, and says whether it was.
+func (o *owner) wake(i id) bool {
+	before := len(o.asleep)
+	o.asleep = slices.DeleteFunc(o.asleep, func(l suspendedLease) bool { return l.id() == i })
+	return len(o.asleep) < before
+}
+
+// lull keeps the versions of leases that a suspended owner has given up, and returns all that it keeps of those concerned: a repeated
+// call gets what the first one got. An owner that is not suspended keeps nothing. The version of a shared lease says nothing: it grows
+// with each host that takes part.
+func (o *owner) lull(given []*held, concerned func(id) bool, suspend bool) (kept []suspendedLease) {
+	if !suspend {
+		o.asleep = slices.DeleteFunc(o.asleep, func(l suspendedLease) bool { return concerned(l.id()) })
+		return nil
+	}
+	for _, h := range given {
+		if h.lease.Version != 0 && !h.lease.Shared {
+			o.wake(idOf(&h.lease))
+			o.asleep = append(o.asleep, suspendedLease{h.lease.Lockspace, h.lease.Name, h.lease.Version})
+		}
+	}
+	for _, l := range o.asleep {
+		if concerned(l.id()) {
+			kept = append(kept, l)
+		}
+	}
+	return kept
 }
 
 // tell is what the core is told of a lease.

@@ -25,9 +25,10 @@ func (k key) String() string {
 
 // record is an owner as it is kept in the core's State.
 type record struct {
-	Owner     json.RawMessage `json:"owner"`
-	OnFailure pb.Action       `json:"on_failure"`
-	Leases    []recordedLease `json:"leases"`
+	Owner     json.RawMessage  `json:"owner"`
+	OnFailure pb.Action        `json:"on_failure"`
+	Leases    []recordedLease  `json:"leases"`
+	Asleep    []suspendedLease `json:"asleep,omitempty"`
 }
 
 type recordedLease struct {
@@ -41,7 +42,7 @@ func (m *Manager) save(ctx context.Context, o *owner) error {
 	m.mu.Lock()
 	who := o.who
 	text, err := o.format()
-	empty := len(o.leases) == 0
+	empty := len(o.leases)+len(o.asleep) == 0
 	m.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("keep locks of guest %q: %w", who.GetName(), err)
@@ -87,7 +88,7 @@ func (o *owner) format() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := record{Owner: who, OnFailure: o.onFailure}
+	r := record{Owner: who, OnFailure: o.onFailure, Asleep: o.asleep}
 	for _, h := range o.leases {
 		resource, err := protojson.Marshal(h.resource)
 		if err != nil {
@@ -103,7 +104,7 @@ func parseRecord(text []byte) (*owner, error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, err
 	}
-	o := &owner{who: &pb.Owner{}, onFailure: r.OnFailure}
+	o := &owner{who: &pb.Owner{}, onFailure: r.OnFailure, asleep: r.Asleep}
 	lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
 	if err := lenient.Unmarshal(r.Owner, o.who); err != nil {
 		return nil, err
@@ -162,23 +163,19 @@ type suspendedLease struct {
 	Version   uint64 `json:"lease_version"`
 }
 
+func (l suspendedLease) id() id { return id{l.Lockspace, l.Name} }
+
 const suspendedVersion = 1
 
-// suspend returns the versions of leases that were not shared: the version of one that is shared grows with each host that takes part.
-func suspend(leases []*held) ([]byte, error) {
-	s := suspended{Version: suspendedVersion}
-	for _, h := range leases {
-		if h.lease.Version != 0 && !h.lease.Shared {
-			s.Leases = append(s.Leases, suspendedLease{h.lease.Lockspace, h.lease.Name, h.lease.Version})
-		}
-	}
-	if len(s.Leases) == 0 {
+// formatSuspended is what the core keeps of versions, or nothing if there are none.
+func formatSuspended(leases []suspendedLease) ([]byte, error) {
+	if len(leases) == 0 {
 		return nil, nil
 	}
-	return json.Marshal(s)
+	return json.Marshal(suspended{Version: suspendedVersion, Leases: leases})
 }
 
-// parseSuspended reads what suspend wrote; nothing is no versions.
+// parseSuspended reads what formatSuspended wrote; nothing is no versions.
 func parseSuspended(text []byte) (map[id]uint64, error) {
 	if len(text) == 0 {
 		return nil, nil
@@ -190,9 +187,13 @@ func parseSuspended(text []byte) (map[id]uint64, error) {
 	if s.Version != suspendedVersion {
 		return nil, verr.New(verr.InvalidArg, "state of the locks of a suspended guest is of version %d, not %d", s.Version, suspendedVersion)
 	}
-	versions := map[id]uint64{}
-	for _, l := range s.Leases {
-		versions[id{l.Lockspace, l.Name}] = l.Version
+	return versionsOf(s.Leases), nil
+}
+
+func versionsOf(leases []suspendedLease) map[id]uint64 {
+	versions := make(map[id]uint64, len(leases))
+	for _, l := range leases {
+		versions[l.id()] = l.Version
 	}
-	return versions, nil
+	return versions
 }

@@ -54,9 +54,13 @@ func (a *attempt) recover(ctx context.Context) {
 func (a *attempt) takeAgain(ctx context.Context, i id) (pb.Status, error) {
 	a.mu.Lock()
 	before := a.owner.find(i).lease
+	version := before.Version
+	if version == 0 {
+		version = versionsOf(a.owner.asleep)[i]
+	}
 	a.mu.Unlock()
-	if before.Version != 0 && !before.Shared {
-		err := a.take(ctx, map[id]uint64{i: before.Version})
+	if version != 0 && !before.Shared {
+		err := a.take(ctx, map[id]uint64{i: version})
 		if err == nil || a.refused != client.OtherVersion {
 			return pb.Status_STATUS_HELD, err
 		}

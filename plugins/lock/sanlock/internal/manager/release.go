@@ -45,15 +45,13 @@ func (m *Manager) Release(ctx context.Context, req *pb.ReleaseRequest) (*pb.Rele
 	for _, h := range leases {
 		o.drop(idOf(&h.lease))
 	}
+	asleep := o.lull(leases, concerned, req.GetSuspend())
 	m.mu.Unlock()
 	if err := m.save(ctx, o); err != nil {
 		return nil, err
 	}
-	resp := &pb.ReleaseResponse{Released: uint32(max(given, len(leases)))}
-	if req.GetSuspend() {
-		resp.State, err = suspend(leases)
-	}
-	return resp, err
+	state, err := formatSuspended(asleep)
+	return &pb.ReleaseResponse{Released: uint32(max(given, len(leases))), State: state}, err
 }
 
 // releasing marks leases that are being given up, and returns copies of them and whose they are.

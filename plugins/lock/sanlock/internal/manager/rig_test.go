@@ -22,6 +22,9 @@ import (
 
 func TestMain(m *testing.M) {
 	sanlocktest.RunOwner()
+	if os.Getenv(asPlugin) != "" {
+		plugin.Serve(Plugin("0.0.0"))
+	}
 	flag.Parse()
 	// The tests wait for daemons most of the time.
 	if err := flag.Set("test.parallel", "6"); err != nil {
@@ -256,15 +259,27 @@ func (n *node) operatorsLease(space, name string) *pb.Resource {
 	if err := os.Truncate(path, 3*size); err != nil {
 		n.Fatal(err)
 	}
-	ls := client.Lockspace{Name: space, HostID: uint64(n.id), Disk: client.Disk{Path: path}}
-	lease := client.Resource{Lockspace: space, Name: name, Disks: []client.Disk{{Path: path, Offset: 2 * size}}}
+	r := &pb.Resource{Lockspace: space, Key: name, Path: path, Offset: 2 * size}
 	for _, err := range []error{
-		n.host.Client.InitLockspace(n.ctx(), ls, sanlocktest.IOTimeout), n.host.Client.InitResource(n.ctx(), lease),
-		n.host.Client.Join(n.ctx(), ls, sanlocktest.IOTimeout),
+		n.host.Client.InitLockspace(n.ctx(), n.spaceOf(r), sanlocktest.IOTimeout), n.host.Client.InitResource(n.ctx(), *namedLease(r)),
 	} {
 		if err != nil {
 			n.Fatal(err)
 		}
 	}
-	return &pb.Resource{Lockspace: space, Key: name, Path: path, Offset: 2 * size}
+	n.joins(r)
+	return r
+}
+
+// spaceOf is the lockspace of a lease that operatorsLease has made.
+func (n *node) spaceOf(r *pb.Resource) client.Lockspace {
+	return client.Lockspace{Name: r.GetLockspace(), HostID: uint64(n.id), Disk: client.Disk{Path: r.GetPath()}}
+}
+
+// joins has the host join the lockspace of a lease that operatorsLease has made.
+func (n *node) joins(r *pb.Resource) {
+	n.Helper()
+	if err := n.host.Client.Join(n.ctx(), n.spaceOf(r), sanlocktest.IOTimeout); err != nil {
+		n.Fatal(err)
+	}
 }

@@ -343,7 +343,7 @@ func (m *Manager) forgetDead(ctx context.Context) {
 		}
 		if !lives(o.who) {
 			m.mu.Lock()
-			o.leases = nil
+			o.leases, o.asleep = nil, nil
 			m.mu.Unlock()
 			if err := m.forget(ctx, keyOf(who)); err != nil {
 				m.log.Debug("guest that is gone is not forgotten", "guest", who.GetName(), "error", err)

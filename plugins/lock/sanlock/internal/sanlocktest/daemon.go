@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -146,14 +145,4 @@ func (h *Host) Signal(t testing.TB, sig unix.Signal) {
 	if err := cmd.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// Log returns what the daemon has said.
-func (h *Host) Log(t testing.TB) string {
-	t.Helper()
-	text, err := os.ReadFile(h.logPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.ToValidUTF8(string(text), "?")
 }

@@ -5,17 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/lodgevirt/lodge/plugins/lock/sanlock/internal/client"
+	"github.com/lodgevirt/lodge/sdk/procfs"
 )
 
 // ownerOrders is the environment variable that makes a process an owner: it holds a Registration.
@@ -59,7 +56,7 @@ func RunOwner() {
 
 func (r Registration) run() error {
 	if r.Socket != "" {
-		conn, err := new(net.Dialer).DialContext(context.Background(), "unix", r.Socket)
+		conn, err := client.Connect(context.Background(), r.Socket)
 		if err != nil {
 			return err
 		}
@@ -129,7 +126,7 @@ func NewOwner(t testing.TB, r Registration) *Owner {
 		_ = o.cmd.Wait() // how it ended is asked for by signal
 	}()
 	o.PID = o.cmd.Process.Pid
-	if o.StartTime, err = startTime(o.PID); err != nil {
+	if o.StartTime, err = procfs.StartTime(o.PID); err != nil {
 		t.Fatal(err)
 	}
 	return o
@@ -157,14 +154,4 @@ func (o *Owner) EndedBy() syscall.Signal {
 		return 0
 	}
 	return status.Signal()
-}
-
-// startTime is field 22 of proc_pid_stat(5).
-func startTime(pid int) (uint64, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	return strconv.ParseUint(fields[22-3], 10, 64)
 }

@@ -52,7 +52,9 @@ type making struct {
 	folder *folder
 	name   string
 	file   *os.File
-	done   bool
+	// written says that there is content, which must be on the disk before the name is. Sizes are put there before names by the file
+	// system itself.
+	written, done bool
 }
 
 // begin makes an empty file that no client sees.
@@ -83,8 +85,10 @@ func (m *making) publish(name string, p *poolxml.Permissions) error {
 	if err := unix.Fchmod(int(m.file.Fd()), mode); err != nil {
 		return storage.SystemError(err, "cannot set mode of volume '%s' to %04o", name, mode)
 	}
-	if err := m.file.Sync(); err != nil {
-		return storage.SystemError(err, "cannot write volume '%s'", name)
+	if m.written {
+		if err := m.file.Sync(); err != nil {
+			return storage.SystemError(err, "cannot write volume '%s'", name)
+		}
 	}
 	err := unix.Renameat2(m.folder.fd, m.name, m.folder.fd, name, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // network file systems
@@ -173,12 +177,14 @@ func (d *Driver) fill(ctx context.Context, m *making, def *poolxml.Volume, req *
 	case from != nil && from.GetType() == pb.VolumeType_VOLUME_TYPE_DIR:
 		return verr.New(verr.ConfigUnsupported, "volume '%s' is a folder, which cannot be copied", from.GetName()).In(verr.FromStorage)
 	case from != nil && plain && from.GetFormat() == poolxml.Raw:
+		m.written = true
 		return m.copy(ctx, from, def, req.GetFlags()&reflink != 0, progress)
 	case req.GetFlags()&reflink != 0:
 		return verr.New(verr.ConfigUnsupported, "only raw volumes can be copied as references").In(verr.FromStorage)
 	case plain && from == nil:
 		return m.grow(def)
 	}
+	m.written = true
 	if err := m.image(ctx, def, req); err != nil {
 		if ctx.Err() != nil {
 			return verr.New(verr.OperationAborted, "making volume '%s' was given up: %w", def.Name, err).In(verr.FromStorage)

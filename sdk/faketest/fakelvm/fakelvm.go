@@ -57,12 +57,19 @@ backup { backup=0 archive=0 }
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		for _, g := range strings.Fields(l.Do(t, "vgs", "--noheadings", "-o", "vg_name")) {
-			l.Do(t, "vgremove", "--force", g)
-		}
-	})
+	t.Cleanup(func() { l.Reset(t) })
 	return l
+}
+
+// Reset removes all groups, and LVM's marks from the devices.
+func (l *LVM) Reset(t testing.TB) {
+	t.Helper()
+	for _, g := range strings.Fields(l.Do(t, "vgs", "--noheadings", "-o", "vg_name")) {
+		l.Do(t, "vgremove", "--force", g)
+	}
+	for _, d := range strings.Fields(l.Do(t, "pvs", "--noheadings", "-o", "pv_name")) {
+		l.Do(t, "pvremove", "--yes", d)
+	}
 }
 
 // mapper reports whether the kernel has device-mapper.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,12 +40,7 @@ func TestAKilledPluginLeavesNothingHalfDone(t *testing.T) {
 		t.Skip("parted is not installed")
 	}
 	b := &bench{T: t, device: fakelvm.Loop(t, filepath.Join(t.TempDir(), "disk"), 128*mib)}
-	command := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), roleKey+"=plugin")
-		return cmd
-	}
-	h := faketest.Launch(t, nil, command)
+	h := faketest.Launch(t, nil, process)
 	b.conn = h.Conn
 	b.pool = b.define("gpt")
 	if err := errors.Join(b.build(0), b.start()); err != nil {
@@ -66,7 +60,7 @@ func TestAKilledPluginLeavesNothingHalfDone(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 		h.Kill()
 		err := <-done
-		h.Relaunch(t, nil, command)
+		h.Relaunch(t, nil, process)
 		b.conn = h.Conn
 		if !b.active() {
 			t.Fatalf("%s: the disk is not usable any more", c.what)

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/lodgevirt/lodge/sdk/plugin"
@@ -15,4 +16,11 @@ func TestMain(m *testing.M) {
 		plugin.Serve(Plugin("0.0.0"))
 	}
 	os.Exit(m.Run())
+}
+
+// process is the plugin's.
+func process() *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleKey+"=plugin")
+	return cmd
 }

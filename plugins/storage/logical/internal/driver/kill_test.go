@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -35,12 +34,7 @@ type change struct {
 // before or as it was asked to be, stays so, and has nothing hidden in it.
 func TestAKilledPluginLeavesNothingHalfDone(t *testing.T) {
 	b := &bench{T: t, LVM: fakelvm.Start(t, 200*mib, 100*mib)}
-	command := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), roleKey+"=plugin")
-		return cmd
-	}
-	h := faketest.Launch(t, b.config(), command)
+	h := faketest.Launch(t, b.config(), process)
 	b.conn = h.Conn
 	b.pool = b.define(b.definition(b.Devices...))
 	seed := uint64(time.Now().UnixNano())
@@ -55,7 +49,7 @@ func TestAKilledPluginLeavesNothingHalfDone(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
 		h.Kill()
 		err := <-done
-		h.Relaunch(t, b.config(), command)
+		h.Relaunch(t, b.config(), process)
 		b.conn = h.Conn
 		after := b.told()
 		if !slices.Equal(after, c.asked) && (err == nil || !slices.Equal(after, before)) {

@@ -194,8 +194,11 @@ func TestLifeOfADisk(t *testing.T) {
 				t.Errorf("volumes %v, size %v", all, size)
 			}
 			b.pool = b.define("mac")
-			if err := b.start(); !is(err, verr.StorageProbeFailed) || b.active() {
+			if err := b.start(); !is(err, verr.OperationInvalid) || b.active() {
 				t.Errorf("started with another label: %v", err)
+			}
+			if err := b.build(buildNoOverwrite); !is(err, verr.OperationInvalid) {
+				t.Errorf("built over another label: %v", err)
 			}
 			b.pool = b.define("unknown")
 			if err := b.start(); err != nil || !b.active() {

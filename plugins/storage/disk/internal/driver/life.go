@@ -33,10 +33,14 @@ func (p *pool) table(ctx context.Context) (*parted.Table, error) {
 		return nil, storage.Failed("cannot read the partition table of '%s': %w", p.Device(), err)
 	}
 	if !p.Takes(t.Label) {
-		return nil, verr.New(verr.StorageProbeFailed, "Format of device '%s', '%s', does not match the expected format '%s'", p.Device(), t.Label, p.Format()).
-			In(verr.FromStorage)
+		return nil, p.otherFormat(t)
 	}
 	return t, nil
+}
+
+func (p *pool) otherFormat(t *parted.Table) error {
+	return verr.New(verr.OperationInvalid, "Format '%s' of device '%s' does not match the expected format '%s'", t.Label, p.Device(), p.Format()).
+		In(verr.FromStorage)
 }
 
 // Check implements storage.Driver: a disk is usable if its partition table is of the pool's kind.
@@ -120,8 +124,13 @@ func (d *Driver) Build(ctx context.Context, ref *pb.Pool, flags uint32, _ storag
 
 // mustBeEmpty refuses a disk that has a partition table or any other content.
 func (p *pool) mustBeEmpty(ctx context.Context) error {
-	if t, err := p.Table(ctx); err == nil && t.Label != bare {
+	t, err := p.Table(ctx)
+	switch {
+	case err != nil || t.Label == bare: // the next look finds out
+	case p.Takes(t.Label):
 		return verr.New(verr.StoragePoolBuilt, "Device '%s' already formatted using '%s'", p.Device(), t.Label).In(verr.FromStorage)
+	default:
+		return p.otherFormat(t)
 	}
 	found, err := blockdev.Signatures(ctx, p.Path)
 	if err != nil {

@@ -10,6 +10,7 @@
 package fakelvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
+
+// patience is the longest that a program of a test may take on a machine that does much else.
+const patience = time.Minute
 
 // LVM is LVM on a device of its own.
 type LVM struct {
@@ -92,7 +97,9 @@ func (l *LVM) Program() string { return filepath.Join(l.Dir, "bin", "lvm") }
 // Do runs a command of LVM and returns what it prints.
 func (l *LVM) Do(t testing.TB, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(l.Program(), args...)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // also when the test ends
+	defer cancel()
+	cmd := exec.CommandContext(ctx, l.Program(), args...)
 	var words strings.Builder
 	cmd.Stderr = &words
 	out, err := cmd.Output()
@@ -156,13 +163,18 @@ func Loop(t testing.TB, file string, size int64) string {
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("losetup", "--find", "--show", "--partscan", file).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device can be had: %s", out)
+	losetup := func(args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, "losetup", args...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
 	}
-	device := strings.TrimSpace(string(out))
+	device, err := losetup("--find", "--show", "--partscan", file)
+	if err != nil {
+		t.Skipf("no loop device can be had: %s", device)
+	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+		if out, err := losetup("--detach", device); err != nil {
 			t.Errorf("loop device %s stays: %s", device, out)
 		}
 	})

@@ -35,6 +35,8 @@ type Source interface {
 	Plugins() []*adminv1.Plugin
 	// ResetPlugin lets a failed plugin be started again; an unknown name is an error.
 	ResetPlugin(name string) error
+	// RestartPlugin starts a plugin's binary anew and waits until it is ready; an unknown name is an error.
+	RestartPlugin(ctx context.Context, name string) (*adminv1.Plugin, error)
 	// Guests lists the guests of all connections.
 	Guests() []*adminv1.GuestInfo
 	// Locks lists what the lock manager holds.
@@ -79,6 +81,15 @@ func (s *Server) ResetPlugin(_ context.Context, req *adminv1.ResetPluginRequest)
 		return nil, verr.Status(err)
 	}
 	return &adminv1.ResetPluginResponse{}, nil
+}
+
+// RestartPlugin starts a plugin's binary anew.
+func (s *Server) RestartPlugin(ctx context.Context, req *adminv1.RestartPluginRequest) (*adminv1.RestartPluginResponse, error) {
+	p, err := s.source.RestartPlugin(ctx, req.Name)
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	return &adminv1.RestartPluginResponse{Plugin: p}, nil
 }
 
 // ListGuests lists guests of all connections.

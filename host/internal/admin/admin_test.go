@@ -32,6 +32,9 @@ func (source) ResetPlugin(name string) error {
 	}
 	return nil
 }
+func (s source) RestartPlugin(_ context.Context, name string) (*adminv1.Plugin, error) {
+	return &adminv1.Plugin{Name: name, State: "ready", Generation: 2}, s.ResetPlugin(name)
+}
 func (source) Guests() []*adminv1.GuestInfo { return []*adminv1.GuestInfo{{Name: "guest"}} }
 func (source) ReleaseLock(_ context.Context, id string, force bool) (*adminv1.Lock, error) {
 	if !force {
@@ -83,6 +86,12 @@ func TestCallsAreAnsweredByTheSource(t *testing.T) {
 	}
 	if _, err := c.ListLocks(t.Context(), &adminv1.ListLocksRequest{}); !verr.Is(verr.From(err), verr.OperationFailed) {
 		t.Errorf("locks without a lock daemon: %v", err)
+	}
+	if _, err := c.RestartPlugin(t.Context(), &adminv1.RestartPluginRequest{Name: "none"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("restart of no plugin: %v", err)
+	}
+	if r, err := c.RestartPlugin(t.Context(), &adminv1.RestartPluginRequest{Name: "test"}); err != nil || r.Plugin.Generation != 2 {
+		t.Errorf("restart: %v, %v", r, err)
 	}
 	if _, err := c.ResetPlugin(t.Context(), &adminv1.ResetPluginRequest{Name: "none"}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("reset of an unknown plugin: %v", err)

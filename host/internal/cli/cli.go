@@ -89,12 +89,17 @@ func (t *tool) dial() (adminv1.HostServiceClient, func() error, error) {
 
 // call runs one bounded call and explains an unreachable host.
 func (t *tool) call(ctx context.Context, do func(context.Context, adminv1.HostServiceClient) error) error {
+	return t.callFor(ctx, callTimeout, do)
+}
+
+// callFor is call for what may take longer.
+func (t *tool) callFor(ctx context.Context, limit time.Duration, do func(context.Context, adminv1.HostServiceClient) error) error {
 	client, closeConn, err := t.dial()
 	if err != nil {
 		return err
 	}
 	defer closeConn()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return t.explain(do(ctx, client))
 }

@@ -102,6 +102,9 @@ func dash[N int32 | uint32](n N) string {
 	return fmt.Sprint(n)
 }
 
+// restartTimeout is how long a plugin may take to finish its calls and come back.
+const restartTimeout = 2 * time.Minute
+
 func (t *tool) plugin() *cobra.Command {
 	cmd := &cobra.Command{Use: "plugin", Short: "Show and operate plugins"}
 	cmd.AddCommand(&cobra.Command{
@@ -122,6 +125,18 @@ func (t *tool) plugin() *cobra.Command {
 			return t.call(cmd.Context(), func(ctx context.Context, c adminv1.HostServiceClient) error {
 				_, err := c.ResetPlugin(ctx, &adminv1.ResetPluginRequest{Name: args[0]})
 				return err
+			})
+		},
+	}, &cobra.Command{
+		Use: "restart NAME", Short: "Let a plugin finish its calls, and start its binary anew; guests and storage go on", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: t.pluginNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return t.callFor(cmd.Context(), restartTimeout, func(ctx context.Context, c adminv1.HostServiceClient) error {
+				r, err := c.RestartPlugin(ctx, &adminv1.RestartPluginRequest{Name: args[0]})
+				if err != nil {
+					return err
+				}
+				return t.plugins([]*adminv1.Plugin{r.Plugin})
 			})
 		},
 	})

@@ -88,15 +88,35 @@ func (h *Host) parts() []*part {
 	return all
 }
 
-// ResetPlugin lets a failed plugin be started again.
-func (h *Host) ResetPlugin(name string) error {
+// part finds the plugin of a name.
+func (h *Host) part(name string) (*part, error) {
 	for _, p := range h.parts() {
 		if p.manifest.Name == name {
-			p.plugin.Reset()
-			return nil
+			return p, nil
 		}
 	}
-	return verr.New(verr.InvalidArg, "no plugin is named '%s'", name)
+	return nil, verr.New(verr.InvalidArg, "no plugin is named '%s'", name)
+}
+
+// ResetPlugin lets a failed plugin be started again.
+func (h *Host) ResetPlugin(name string) error {
+	p, err := h.part(name)
+	if err == nil {
+		p.plugin.Reset()
+	}
+	return err
+}
+
+// RestartPlugin starts a plugin's binary anew and waits until it is ready.
+func (h *Host) RestartPlugin(ctx context.Context, name string) (*adminv1.Plugin, error) {
+	p, err := h.part(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.plugin.Restart(ctx); err != nil {
+		return nil, verr.New(verr.OperationFailed, "%w", err)
+	}
+	return p.show(), nil
 }
 
 // states are libvirt's states in words.

@@ -189,6 +189,37 @@ func (p *Plugin) Reset() { signal(p.resets) }
 // Stop lets the process finish its calls and end, and does not wait for it; the next call starts another one.
 func (p *Plugin) Stop() { signal(p.drains) }
 
+// Restart lets the process finish its calls and end, and waits until a new one is ready; it starts one where there is none, too. A
+// plugin that fails meanwhile is an error, as is the end of the context.
+func (p *Plugin) Restart(ctx context.Context) (Status, error) {
+	before := p.Status()
+	p.Start()
+	switch before.State {
+	case Failed, Backoff:
+		p.Reset()
+	default:
+		p.Stop()
+	}
+	for {
+		p.mu.Lock()
+		now, changed, stopped := p.status, p.changed, p.stopped
+		p.mu.Unlock()
+		switch {
+		case stopped:
+			return now, ErrStopped
+		case now.State == Ready && now.Generation > before.Generation:
+			return now, nil
+		case now.State == Failed && now.Since.After(before.Since):
+			return now, fmt.Errorf("driver %q has failed: %s", p.Name(), now.Detail)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return now, fmt.Errorf("driver %q is %s (%s): %w", p.Name(), now.State, now.Detail, ctx.Err())
+		}
+	}
+}
+
 // Wait waits until the plugin is ready, starting it if need be.
 func (p *Plugin) Wait(ctx context.Context) error {
 	s, err := p.acquire(ctx)

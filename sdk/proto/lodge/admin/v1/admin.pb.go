@@ -500,6 +500,98 @@ func (*ResetPluginResponse) Descriptor() ([]byte, []int) {
 	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
+// RestartPluginRequest names the plugin.
+type RestartPluginRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPluginRequest) Reset() {
+	*x = RestartPluginRequest{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPluginRequest) ProtoMessage() {}
+
+func (x *RestartPluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPluginRequest.ProtoReflect.Descriptor instead.
+func (*RestartPluginRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestartPluginRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RestartPluginResponse is the plugin as it is then.
+type RestartPluginResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plugin.
+	Plugin        *Plugin `protobuf:"bytes,1,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPluginResponse) Reset() {
+	*x = RestartPluginResponse{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPluginResponse) ProtoMessage() {}
+
+func (x *RestartPluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPluginResponse.ProtoReflect.Descriptor instead.
+func (*RestartPluginResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RestartPluginResponse) GetPlugin() *Plugin {
+	if x != nil {
+		return x.Plugin
+	}
+	return nil
+}
+
 // ListGuestsRequest is empty.
 type ListGuestsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -509,7 +601,7 @@ type ListGuestsRequest struct {
 
 func (x *ListGuestsRequest) Reset() {
 	*x = ListGuestsRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +613,7 @@ func (x *ListGuestsRequest) String() string {
 func (*ListGuestsRequest) ProtoMessage() {}
 
 func (x *ListGuestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +626,7 @@ func (x *ListGuestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGuestsRequest.ProtoReflect.Descriptor instead.
 func (*ListGuestsRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 // ListGuestsResponse is the guests.
@@ -548,7 +640,7 @@ type ListGuestsResponse struct {
 
 func (x *ListGuestsResponse) Reset() {
 	*x = ListGuestsResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +652,7 @@ func (x *ListGuestsResponse) String() string {
 func (*ListGuestsResponse) ProtoMessage() {}
 
 func (x *ListGuestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +665,7 @@ func (x *ListGuestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGuestsResponse.ProtoReflect.Descriptor instead.
 func (*ListGuestsResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListGuestsResponse) GetGuests() []*GuestInfo {
@@ -606,7 +698,7 @@ type GuestInfo struct {
 
 func (x *GuestInfo) Reset() {
 	*x = GuestInfo{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +710,7 @@ func (x *GuestInfo) String() string {
 func (*GuestInfo) ProtoMessage() {}
 
 func (x *GuestInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +723,7 @@ func (x *GuestInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestInfo.ProtoReflect.Descriptor instead.
 func (*GuestInfo) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GuestInfo) GetUri() string {
@@ -692,7 +784,7 @@ type ListLocksRequest struct {
 
 func (x *ListLocksRequest) Reset() {
 	*x = ListLocksRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +796,7 @@ func (x *ListLocksRequest) String() string {
 func (*ListLocksRequest) ProtoMessage() {}
 
 func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +809,7 @@ func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksRequest.ProtoReflect.Descriptor instead.
 func (*ListLocksRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 // ListLocksResponse is the locks.
@@ -731,7 +823,7 @@ type ListLocksResponse struct {
 
 func (x *ListLocksResponse) Reset() {
 	*x = ListLocksResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +835,7 @@ func (x *ListLocksResponse) String() string {
 func (*ListLocksResponse) ProtoMessage() {}
 
 func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +848,7 @@ func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksResponse.ProtoReflect.Descriptor instead.
 func (*ListLocksResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListLocksResponse) GetLocks() []*Lock {
@@ -805,7 +897,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +909,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +922,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lock) GetLockspace() string {
@@ -951,7 +1043,7 @@ type ReleaseLockRequest struct {
 
 func (x *ReleaseLockRequest) Reset() {
 	*x = ReleaseLockRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1055,7 @@ func (x *ReleaseLockRequest) String() string {
 func (*ReleaseLockRequest) ProtoMessage() {}
 
 func (x *ReleaseLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1068,7 @@ func (x *ReleaseLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLockRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLockRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReleaseLockRequest) GetId() string {
@@ -1004,7 +1096,7 @@ type ReleaseLockResponse struct {
 
 func (x *ReleaseLockResponse) Reset() {
 	*x = ReleaseLockResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1108,7 @@ func (x *ReleaseLockResponse) String() string {
 func (*ReleaseLockResponse) ProtoMessage() {}
 
 func (x *ReleaseLockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1121,7 @@ func (x *ReleaseLockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLockResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLockResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReleaseLockResponse) GetLock() *Lock {
@@ -1050,7 +1142,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1154,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1167,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchEventsRequest) GetAfter() uint64 {
@@ -1108,7 +1200,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1212,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1225,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchEventsResponse) GetSeq() uint64 {
@@ -1226,7 +1318,11 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\aplugins\x18\x01 \x03(\v2\x16.lodge.admin.v1.PluginR\aplugins\"(\n" +
 	"\x12ResetPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13ResetPluginResponse\"\x13\n" +
+	"\x13ResetPluginResponse\"*\n" +
+	"\x14RestartPluginRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
+	"\x15RestartPluginResponse\x12.\n" +
+	"\x06plugin\x18\x01 \x01(\v2\x16.lodge.admin.v1.PluginR\x06plugin\"\x13\n" +
 	"\x11ListGuestsRequest\"G\n" +
 	"\x12ListGuestsResponse\x121\n" +
 	"\x06guests\x18\x01 \x03(\v2\x19.lodge.admin.v1.GuestInfoR\x06guests\"\x9d\x01\n" +
@@ -1280,11 +1376,13 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\adetails\x18\a \x03(\v20.lodge.admin.v1.WatchEventsResponse.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xb3\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x9d\x06\n" +
 	"\vHostService\x12[\n" +
 	"\tGetStatus\x12 .lodge.admin.v1.GetStatusRequest\x1a!.lodge.admin.v1.GetStatusResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
 	"\vListPlugins\x12\".lodge.admin.v1.ListPluginsRequest\x1a#.lodge.admin.v1.ListPluginsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
-	"\vResetPlugin\x12\".lodge.admin.v1.ResetPluginRequest\x1a#.lodge.admin.v1.ResetPluginResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x88'\x12^\n" +
+	"\vResetPlugin\x12\".lodge.admin.v1.ResetPluginRequest\x1a#.lodge.admin.v1.ResetPluginResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x88'\x12h\n" +
+	"\rRestartPlugin\x12$.lodge.admin.v1.RestartPluginRequest\x1a%.lodge.admin.v1.RestartPluginResponse\"\n" +
+	"\xc2\xe1\x18\x06\b\x02\x10\xc0\xa9\a\x12^\n" +
 	"\n" +
 	"ListGuests\x12!.lodge.admin.v1.ListGuestsRequest\x1a\".lodge.admin.v1.ListGuestsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12[\n" +
 	"\tListLocks\x12 .lodge.admin.v1.ListLocksRequest\x1a!.lodge.admin.v1.ListLocksResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12b\n" +
@@ -1304,7 +1402,7 @@ func file_lodge_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lodge_admin_v1_admin_proto_rawDescData
 }
 
-var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: lodge.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: lodge.admin.v1.GetStatusResponse
@@ -1313,48 +1411,53 @@ var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*ListPluginsResponse)(nil),   // 4: lodge.admin.v1.ListPluginsResponse
 	(*ResetPluginRequest)(nil),    // 5: lodge.admin.v1.ResetPluginRequest
 	(*ResetPluginResponse)(nil),   // 6: lodge.admin.v1.ResetPluginResponse
-	(*ListGuestsRequest)(nil),     // 7: lodge.admin.v1.ListGuestsRequest
-	(*ListGuestsResponse)(nil),    // 8: lodge.admin.v1.ListGuestsResponse
-	(*GuestInfo)(nil),             // 9: lodge.admin.v1.GuestInfo
-	(*ListLocksRequest)(nil),      // 10: lodge.admin.v1.ListLocksRequest
-	(*ListLocksResponse)(nil),     // 11: lodge.admin.v1.ListLocksResponse
-	(*Lock)(nil),                  // 12: lodge.admin.v1.Lock
-	(*ReleaseLockRequest)(nil),    // 13: lodge.admin.v1.ReleaseLockRequest
-	(*ReleaseLockResponse)(nil),   // 14: lodge.admin.v1.ReleaseLockResponse
-	(*WatchEventsRequest)(nil),    // 15: lodge.admin.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 16: lodge.admin.v1.WatchEventsResponse
-	nil,                           // 17: lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*RestartPluginRequest)(nil),  // 7: lodge.admin.v1.RestartPluginRequest
+	(*RestartPluginResponse)(nil), // 8: lodge.admin.v1.RestartPluginResponse
+	(*ListGuestsRequest)(nil),     // 9: lodge.admin.v1.ListGuestsRequest
+	(*ListGuestsResponse)(nil),    // 10: lodge.admin.v1.ListGuestsResponse
+	(*GuestInfo)(nil),             // 11: lodge.admin.v1.GuestInfo
+	(*ListLocksRequest)(nil),      // 12: lodge.admin.v1.ListLocksRequest
+	(*ListLocksResponse)(nil),     // 13: lodge.admin.v1.ListLocksResponse
+	(*Lock)(nil),                  // 14: lodge.admin.v1.Lock
+	(*ReleaseLockRequest)(nil),    // 15: lodge.admin.v1.ReleaseLockRequest
+	(*ReleaseLockResponse)(nil),   // 16: lodge.admin.v1.ReleaseLockResponse
+	(*WatchEventsRequest)(nil),    // 17: lodge.admin.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 18: lodge.admin.v1.WatchEventsResponse
+	nil,                           // 19: lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_lodge_admin_v1_admin_proto_depIdxs = []int32{
-	18, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	20, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	2,  // 1: lodge.admin.v1.GetStatusResponse.plugins:type_name -> lodge.admin.v1.Plugin
 	2,  // 2: lodge.admin.v1.ListPluginsResponse.plugins:type_name -> lodge.admin.v1.Plugin
-	9,  // 3: lodge.admin.v1.ListGuestsResponse.guests:type_name -> lodge.admin.v1.GuestInfo
-	12, // 4: lodge.admin.v1.ListLocksResponse.locks:type_name -> lodge.admin.v1.Lock
-	18, // 5: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
-	12, // 6: lodge.admin.v1.ReleaseLockResponse.lock:type_name -> lodge.admin.v1.Lock
-	18, // 7: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	17, // 8: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	0,  // 9: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
-	3,  // 10: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
-	5,  // 11: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
-	7,  // 12: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
-	10, // 13: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
-	13, // 14: lodge.admin.v1.HostService.ReleaseLock:input_type -> lodge.admin.v1.ReleaseLockRequest
-	15, // 15: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
-	1,  // 16: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
-	4,  // 17: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
-	6,  // 18: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
-	8,  // 19: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
-	11, // 20: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
-	14, // 21: lodge.admin.v1.HostService.ReleaseLock:output_type -> lodge.admin.v1.ReleaseLockResponse
-	16, // 22: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	2,  // 3: lodge.admin.v1.RestartPluginResponse.plugin:type_name -> lodge.admin.v1.Plugin
+	11, // 4: lodge.admin.v1.ListGuestsResponse.guests:type_name -> lodge.admin.v1.GuestInfo
+	14, // 5: lodge.admin.v1.ListLocksResponse.locks:type_name -> lodge.admin.v1.Lock
+	20, // 6: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	14, // 7: lodge.admin.v1.ReleaseLockResponse.lock:type_name -> lodge.admin.v1.Lock
+	20, // 8: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	19, // 9: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	0,  // 10: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
+	3,  // 11: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
+	5,  // 12: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
+	7,  // 13: lodge.admin.v1.HostService.RestartPlugin:input_type -> lodge.admin.v1.RestartPluginRequest
+	9,  // 14: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
+	12, // 15: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
+	15, // 16: lodge.admin.v1.HostService.ReleaseLock:input_type -> lodge.admin.v1.ReleaseLockRequest
+	17, // 17: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
+	1,  // 18: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
+	4,  // 19: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
+	6,  // 20: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
+	8,  // 21: lodge.admin.v1.HostService.RestartPlugin:output_type -> lodge.admin.v1.RestartPluginResponse
+	10, // 22: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
+	13, // 23: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
+	16, // 24: lodge.admin.v1.HostService.ReleaseLock:output_type -> lodge.admin.v1.ReleaseLockResponse
+	18, // 25: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
+	18, // [18:26] is the sub-list for method output_type
+	10, // [10:18] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_lodge_admin_v1_admin_proto_init() }
@@ -1368,7 +1471,7 @@ func file_lodge_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_admin_v1_admin_proto_rawDesc), len(file_lodge_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

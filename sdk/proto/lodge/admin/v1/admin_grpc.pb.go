@@ -21,13 +21,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HostService_GetStatus_FullMethodName   = "/lodge.admin.v1.HostService/GetStatus"
-	HostService_ListPlugins_FullMethodName = "/lodge.admin.v1.HostService/ListPlugins"
-	HostService_ResetPlugin_FullMethodName = "/lodge.admin.v1.HostService/ResetPlugin"
-	HostService_ListGuests_FullMethodName  = "/lodge.admin.v1.HostService/ListGuests"
-	HostService_ListLocks_FullMethodName   = "/lodge.admin.v1.HostService/ListLocks"
-	HostService_ReleaseLock_FullMethodName = "/lodge.admin.v1.HostService/ReleaseLock"
-	HostService_WatchEvents_FullMethodName = "/lodge.admin.v1.HostService/WatchEvents"
+	HostService_GetStatus_FullMethodName     = "/lodge.admin.v1.HostService/GetStatus"
+	HostService_ListPlugins_FullMethodName   = "/lodge.admin.v1.HostService/ListPlugins"
+	HostService_ResetPlugin_FullMethodName   = "/lodge.admin.v1.HostService/ResetPlugin"
+	HostService_RestartPlugin_FullMethodName = "/lodge.admin.v1.HostService/RestartPlugin"
+	HostService_ListGuests_FullMethodName    = "/lodge.admin.v1.HostService/ListGuests"
+	HostService_ListLocks_FullMethodName     = "/lodge.admin.v1.HostService/ListLocks"
+	HostService_ReleaseLock_FullMethodName   = "/lodge.admin.v1.HostService/ReleaseLock"
+	HostService_WatchEvents_FullMethodName   = "/lodge.admin.v1.HostService/WatchEvents"
 )
 
 // HostServiceClient is the client API for HostService service.
@@ -42,6 +43,9 @@ type HostServiceClient interface {
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
 	// ResetPlugin lets a failed plugin be started again.
 	ResetPlugin(ctx context.Context, in *ResetPluginRequest, opts ...grpc.CallOption) (*ResetPluginResponse, error)
+	// RestartPlugin has a plugin finish its calls and end, and starts its binary anew, also one that has failed or that does not run. Guests
+	// and what storage has go on meanwhile, and calls wait. It answers once the new process is ready.
+	RestartPlugin(ctx context.Context, in *RestartPluginRequest, opts ...grpc.CallOption) (*RestartPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(ctx context.Context, in *ListGuestsRequest, opts ...grpc.CallOption) (*ListGuestsResponse, error)
 	// ListLocks lists the locks that the lock manager holds.
@@ -86,6 +90,16 @@ func (c *hostServiceClient) ResetPlugin(ctx context.Context, in *ResetPluginRequ
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResetPluginResponse)
 	err := c.cc.Invoke(ctx, HostService_ResetPlugin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hostServiceClient) RestartPlugin(ctx context.Context, in *RestartPluginRequest, opts ...grpc.CallOption) (*RestartPluginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartPluginResponse)
+	err := c.cc.Invoke(ctx, HostService_RestartPlugin_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +167,9 @@ type HostServiceServer interface {
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
 	// ResetPlugin lets a failed plugin be started again.
 	ResetPlugin(context.Context, *ResetPluginRequest) (*ResetPluginResponse, error)
+	// RestartPlugin has a plugin finish its calls and end, and starts its binary anew, also one that has failed or that does not run. Guests
+	// and what storage has go on meanwhile, and calls wait. It answers once the new process is ready.
+	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(context.Context, *ListGuestsRequest) (*ListGuestsResponse, error)
 	// ListLocks lists the locks that the lock manager holds.
@@ -181,6 +198,9 @@ func (UnimplementedHostServiceServer) ListPlugins(context.Context, *ListPluginsR
 }
 func (UnimplementedHostServiceServer) ResetPlugin(context.Context, *ResetPluginRequest) (*ResetPluginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResetPlugin not implemented")
+}
+func (UnimplementedHostServiceServer) RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestartPlugin not implemented")
 }
 func (UnimplementedHostServiceServer) ListGuests(context.Context, *ListGuestsRequest) (*ListGuestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListGuests not implemented")
@@ -269,6 +289,24 @@ func _HostService_ResetPlugin_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostService_RestartPlugin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartPluginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).RestartPlugin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_RestartPlugin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).RestartPlugin(ctx, req.(*RestartPluginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HostService_ListGuests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListGuestsRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +390,10 @@ var HostService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResetPlugin",
 			Handler:    _HostService_ResetPlugin_Handler,
+		},
+		{
+			MethodName: "RestartPlugin",
+			Handler:    _HostService_RestartPlugin_Handler,
 		},
 		{
 			MethodName: "ListGuests",

@@ -300,7 +300,9 @@ func (d downMessages) Data(data []byte) error {
 	return nil
 }
 
-func (d downMessages) Hole(length uint64) error { return d.stream.Send(&pb.DownloadResponse{Hole: length}) }
+func (d downMessages) Hole(length uint64) error {
+	return d.stream.Send(&pb.DownloadResponse{Hole: length})
+}
 
 func (d downMessages) End() error { return nil }
 

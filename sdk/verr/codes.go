@@ -37,6 +37,8 @@ const (
 	OperationTimeout     Code = 68
 	NoDomainSnapshot     Code = 72
 	ArgumentUnsupported  Code = 74
+	StorageProbeFailed   Code = 75
+	StoragePoolBuilt     Code = 76
 	SnapshotRevertRisky  Code = 77
 	OperationAborted     Code = 78
 	AuthCancelled        Code = 79

@@ -55,7 +55,7 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
-	for _, folder := range []string{"qemu", "test", "storage/local", "lock/sanlock", "lock/etcd"} {
+	for _, folder := range []string{"qemu", "test", "storage/local", "storage/logical", "storage/disk", "lock/sanlock", "lock/etcd"} {
 		name := filepath.Base(folder)
 		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)
 		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", folder, name+".toml"))

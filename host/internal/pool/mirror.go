@@ -149,7 +149,7 @@ func (m *mirror) drop(name string) {
 func (m *mirror) account(grown int64) {
 	size := &pb.PoolSize{
 		Capacity: m.size.GetCapacity(), Allocation: moved(m.size.GetAllocation(), grown), Available: moved(m.size.GetAvailable(), -grown),
-		Permissions: m.size.GetPermissions(),
+		Permissions: m.size.GetPermissions(), Free: m.size.GetFree(), Entangled: m.size.GetEntangled(),
 	}
 	m.size = size
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -241,6 +242,39 @@ func TestChangeWhoseAnswerIsBadIsLookedAt(t *testing.T) {
 	}
 	if got := b.names(p); got != "w" {
 		t.Errorf("volumes are %q, which is not what the storage has", got)
+	}
+}
+
+// TestChangesThatChangeOthersAreSeen holds that a pool whose volumes hang together is looked at after each change of one.
+func TestChangesThatChangeOthersAreSeen(t *testing.T) {
+	b := newBench(t)
+	p := b.running("one")
+	v := b.volume(p, "v")
+	b.shelf.Entangled = true
+	if err := p.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() error{
+		"making":   func() error { _, err := p.CreateVolume(t.Context(), volXML("w"), 0, nil); return err },
+		"removing": func() error { return v.Delete(t.Context(), 0) },
+	} {
+		b.shelf.Pools["one"][name] = make([]byte, 1)
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.names(p); !strings.Contains(got, name) {
+			t.Errorf("%s one of %q does not show what else became of them", name, got)
+		}
+	}
+}
+
+func TestFreeRoomIsShownWithItsDevice(t *testing.T) {
+	const text = "<pool>\n  <source>\n    <device path='/dev/a&amp;b' part_separator='no'/>\n    <device path='/dev/c'/>\n  </source>\n</pool>\n"
+	const want = "<pool>\n  <source>\n    <device path='/dev/a&amp;b' part_separator='no'>\n      <freeExtent start='1' end='2'/>\n      <freeExtent start='5' end='6'/>\n" +
+		"    </device>\n    <device path='/dev/c'/>\n  </source>\n</pool>\n"
+	got := withFree(text, []*pb.Extent{{Device: "/dev/a&b", Start: 1, End: 2}, {Device: "/dev/x", Start: 3, End: 4}, {Device: "/dev/a&b", Start: 5, End: 6}})
+	if got != want || withFree(text, nil) != text {
+		t.Errorf("shown as %s", got)
 	}
 }
 

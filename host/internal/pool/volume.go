@@ -197,7 +197,20 @@ func (p *Pool) CreateVolume(ctx context.Context, xml string, flags uint32, from 
 		return Volume{}, p.foundAfter(ctx, name, err)
 	}
 	p.volumes.put(made)
+	p.untangle(ctx)
 	return Volume{p, made}, nil
+}
+
+// untangle looks at the pool again after a change of a volume that may have changed others. The change itself is told already.
+func (p *Pool) untangle(ctx context.Context) {
+	if !p.volumes.room().GetEntangled() {
+		return
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := p.look(ctx); err != nil {
+		p.inv.cfg.Log.Warn("storage pool could not be looked at again", "pool", p.View().Name, "error", err)
+	}
 }
 
 // create has the driver make a volume.
@@ -280,6 +293,7 @@ func (p *Pool) foundAfter(ctx context.Context, name string, cause error) error {
 	if err := p.lookAt(ctx, name); err != nil && !verr.Is(err, verr.NoSupport) {
 		p.inv.cfg.Log.Warn("volume could not be looked at again", "pool", p.View().Name, "volume", name, "error", err)
 	}
+	p.untangle(ctx)
 	return cause
 }
 
@@ -314,6 +328,7 @@ func (v Volume) Delete(ctx context.Context, flags uint32) error {
 		_, err = pb.NewVolumeServiceClient(conn).Remove(ctx, &pb.RemoveRequest{Pool: ref, Volume: v.Volume, Flags: flags})
 		if err == nil {
 			v.Pool.volumes.drop(v.Name)
+			v.Pool.untangle(ctx)
 		}
 		return err
 	})

@@ -48,7 +48,8 @@ func (p *Pool) XML(ctx context.Context, flags uint32) (string, error) {
 		fmt.Fprintf(&room, "  <%s unit='bytes'>%d</%s>\n", r.name, r.value, r.name)
 	}
 	if flags&xmlInactive == 0 && s.Active() {
-		after = withPermissions(after, p.volumes.room().GetPermissions())
+		room := p.volumes.room()
+		after = withFree(withPermissions(after, room.GetPermissions()), room.GetFree())
 	}
 	return before + "</uuid>\n" + room.String() + after, nil
 }
@@ -62,6 +63,35 @@ func withPermissions(text string, has *pb.Permissions) string {
 	shown := fmt.Sprintf("    <permissions>\n      <mode>%04o</mode>\n      <owner>%d</owner>\n      <group>%d</group>\n    </permissions>\n",
 		has.Mode, has.Owner, has.Group)
 	return strings.Replace(text, end, shown+end, 1)
+}
+
+// withFree shows where room is free on the devices of a pool in use.
+func withFree(text string, free []*pb.Extent) string {
+	const indent = "    "
+	if len(free) == 0 {
+		return text
+	}
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		var device deviceXML
+		tag, ok := strings.CutSuffix(line, "/>\n")
+		if !ok || !strings.HasPrefix(tag, indent+"<device ") || xml.Unmarshal([]byte(line), &device) != nil {
+			out.WriteString(line)
+			continue
+		}
+		var extents strings.Builder
+		for _, e := range free {
+			if e.GetDevice() == device.Path {
+				fmt.Fprintf(&extents, indent+"  <freeExtent start='%d' end='%d'/>\n", e.GetStart(), e.GetEnd())
+			}
+		}
+		if extents.Len() == 0 {
+			out.WriteString(line)
+			continue
+		}
+		out.WriteString(tag + ">\n" + extents.String() + indent + "</device>\n")
+	}
+	return out.String()
 }
 
 // The description of a volume, in libvirt's order; https://libvirt.org/formatstorage.html.

@@ -34,6 +34,8 @@ var phrases = map[verr.Code]string{
 	verr.OperationTimeout:     "Timed out during operation",
 	verr.NoDomainSnapshot:     "Domain snapshot not found",
 	verr.ArgumentUnsupported:  "argument unsupported",
+	verr.StorageProbeFailed:   "Storage pool probe failed",
+	verr.StoragePoolBuilt:     "Storage pool already built",
 	verr.SnapshotRevertRisky:  "revert requires force",
 	verr.OperationAborted:     "operation aborted",
 	verr.AuthCancelled:        "authentication cancelled",

@@ -47,6 +47,8 @@ type Shelf struct {
 	// Refuse makes calls fail, by their names; Hold makes refreshes wait until it is closed.
 	Refuse map[string]error
 	Hold   chan struct{}
+	// Entangled says that the shelf must be looked at after each change of a volume.
+	Entangled bool
 	// Secrets are the values that the last call brought.
 	Secrets []*pb.Secret
 }
@@ -147,7 +149,7 @@ func (s *Shelf) Refresh(ctx context.Context, p *pb.Pool, found func(...*pb.Volum
 			return nil, ctx.Err()
 		}
 	}
-	return &pb.PoolSize{Capacity: 1000, Allocation: used, Available: 1000 - used}, found(all...)
+	return &pb.PoolSize{Capacity: 1000, Allocation: used, Available: 1000 - used, Entangled: s.Entangled}, found(all...)
 }
 
 // Create makes a volume of ten bytes, or a copy.

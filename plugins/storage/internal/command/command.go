@@ -64,15 +64,18 @@ type Command struct {
 	Stdin io.Reader
 	// Files are its descriptors from 3 on.
 	Files []*os.File
+	// Outlives has it go on undisturbed if this process dies: what it prints goes into memory, and not into a pipe that breaks.
+	Outlives bool
 }
 
 // Available reports whether a program is installed.
 func Available(name string) bool {
-	_, err := find(name)
+	_, err := Find(name)
 	return err == nil
 }
 
-func find(name string) (string, error) {
+// Find returns the path of a program, for one that another program runs.
+func Find(name string) (string, error) {
 	if found, err := exec.LookPath(name); err == nil {
 		return filepath.Clean(found), nil
 	}
@@ -109,7 +112,7 @@ func (c *Command) Output(ctx context.Context) ([]byte, error) {
 }
 
 func (c *Command) run(ctx context.Context, out io.Writer) error {
-	found, err := find(c.Name)
+	found, err := Find(c.Name)
 	if err != nil {
 		return err
 	}
@@ -121,7 +124,11 @@ func (c *Command) run(ctx context.Context, out io.Writer) error {
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	words := &bounded{limit: maxWords}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = c.Stdin, out, words, c.Files
-	err = cmd.Run()
+	if c.Outlives {
+		err = runApart(cmd, out, words)
+	} else {
+		err = cmd.Run()
+	}
 	if err == nil {
 		return nil
 	}
@@ -133,6 +140,27 @@ func (c *Command) run(ctx context.Context, out io.Writer) error {
 		return &Error{Program: c.Name, Status: exit.ExitCode(), Words: strings.TrimSpace(words.text.String())}
 	}
 	return fmt.Errorf("%s: %w", c.Name, err)
+}
+
+// runApart runs a program whose output goes through files in memory.
+func runApart(cmd *exec.Cmd, out, words io.Writer) error {
+	files := [2]*os.File{}
+	for n := range files {
+		f, err := Memory(nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		files[n] = f
+	}
+	cmd.Stdout, cmd.Stderr = files[0], files[1]
+	err := cmd.Run()
+	for n, to := range [2]io.Writer{out, words} {
+		if _, errRead := io.Copy(to, io.NewSectionReader(files[n], 0, 2*MaxOutput)); errRead != nil {
+			err = errors.Join(err, errRead)
+		}
+	}
+	return err
 }
 
 // Memory is a file that is nowhere on a disk: a secret for a program, as one of its Files.

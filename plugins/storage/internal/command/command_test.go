@@ -39,6 +39,14 @@ func TestMuchOutputIsCutAndRefused(t *testing.T) {
 	}
 }
 
+func TestOutputOfAProgramThatOutlivesUsIsTheSame(t *testing.T) {
+	out, err := (&command.Command{Name: "sh", Args: []string{"-c", "echo out; echo words >&2; [ ! -p /dev/stdout ] && exit 7"}, Outlives: true}).Output(t.Context())
+	var failed *command.Error
+	if !errors.As(err, &failed) || failed.Status != 7 || failed.Words != "words" || string(out) != "out\n" {
+		t.Errorf("output %q, error %v", out, err)
+	}
+}
+
 func TestASecretReachesAProgramByADescriptor(t *testing.T) {
 	f, err := command.Memory([]byte("secret"))
 	if err != nil {

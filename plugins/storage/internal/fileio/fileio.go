@@ -192,7 +192,10 @@ func (s *Sink) Hole(_ context.Context, length uint64) error {
 	fd := int(s.file.Fd())
 	size, err := s.file.Seek(0, io.SeekEnd)
 	if err == nil && s.at < size {
-		err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.at, n)
+		if err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.at, n); err != nil {
+			// Devices make no holes, or none of such a place or length.
+			err = s.zero(min(n, size-s.at))
+		}
 	}
 	if err == nil && s.at+n > size {
 		err = unix.Ftruncate(fd, s.at+n)
@@ -201,6 +204,17 @@ func (s *Sink) Hole(_ context.Context, length uint64) error {
 		return storage.SystemError(err, "cannot make a hole in '%s'", s.file.Name())
 	}
 	s.at += n
+	return nil
+}
+
+// zero writes zeros from where the last write ended.
+func (s *Sink) zero(n int64) error {
+	buf := make([]byte, min(n, piece))
+	for done := int64(0); done < n; done += int64(len(buf)) {
+		if _, err := s.file.WriteAt(buf[:min(int64(len(buf)), n-done)], s.at+done); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

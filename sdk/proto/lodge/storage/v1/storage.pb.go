@@ -1027,7 +1027,11 @@ type PoolSize struct {
 	// Free for volumes.
 	Available uint64 `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
 	// Permissions of <target> as they are, where it has some.
-	Permissions   *Permissions `protobuf:"bytes,4,opt,name=permissions,proto3" json:"permissions,omitempty"`
+	Permissions *Permissions `protobuf:"bytes,4,opt,name=permissions,proto3" json:"permissions,omitempty"`
+	// Where on the pool's devices room is free, for disks.
+	Free []*Extent `protobuf:"bytes,5,rep,name=free,proto3" json:"free,omitempty"`
+	// A change of one volume may change others, or where room is free: the core looks at the pool again after each.
+	Entangled     bool `protobuf:"varint,6,opt,name=entangled,proto3" json:"entangled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1088,6 +1092,20 @@ func (x *PoolSize) GetPermissions() *Permissions {
 		return x.Permissions
 	}
 	return nil
+}
+
+func (x *PoolSize) GetFree() []*Extent {
+	if x != nil {
+		return x.Free
+	}
+	return nil
+}
+
+func (x *PoolSize) GetEntangled() bool {
+	if x != nil {
+		return x.Entangled
+	}
+	return false
 }
 
 // Progress is how far some work is.
@@ -3085,14 +3103,16 @@ const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"\x0fRefreshResponse\x122\n" +
 	"\avolumes\x18\x01 \x03(\v2\x18.lodge.storage.v1.VolumeR\avolumes\x12.\n" +
 	"\x04size\x18\x02 \x01(\v2\x1a.lodge.storage.v1.PoolSizeR\x04size\x126\n" +
-	"\bprogress\x18\x03 \x01(\v2\x1a.lodge.storage.v1.ProgressR\bprogress\"\xa5\x01\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1a.lodge.storage.v1.ProgressR\bprogress\"\xf1\x01\n" +
 	"\bPoolSize\x12\x1a\n" +
 	"\bcapacity\x18\x01 \x01(\x04R\bcapacity\x12\x1e\n" +
 	"\n" +
 	"allocation\x18\x02 \x01(\x04R\n" +
 	"allocation\x12\x1c\n" +
 	"\tavailable\x18\x03 \x01(\x04R\tavailable\x12?\n" +
-	"\vpermissions\x18\x04 \x01(\v2\x1d.lodge.storage.v1.PermissionsR\vpermissions\"4\n" +
+	"\vpermissions\x18\x04 \x01(\v2\x1d.lodge.storage.v1.PermissionsR\vpermissions\x12,\n" +
+	"\x04free\x18\x05 \x03(\v2\x18.lodge.storage.v1.ExtentR\x04free\x12\x1c\n" +
+	"\tentangled\x18\x06 \x01(\bR\tentangled\"4\n" +
 	"\bProgress\x12\x12\n" +
 	"\x04done\x18\x01 \x01(\x04R\x04done\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\"\xb6\x05\n" +
@@ -3343,83 +3363,84 @@ var file_lodge_storage_v1_storage_proto_depIdxs = []int32{
 	17, // 8: lodge.storage.v1.RefreshResponse.size:type_name -> lodge.storage.v1.PoolSize
 	18, // 9: lodge.storage.v1.RefreshResponse.progress:type_name -> lodge.storage.v1.Progress
 	20, // 10: lodge.storage.v1.PoolSize.permissions:type_name -> lodge.storage.v1.Permissions
-	0,  // 11: lodge.storage.v1.Volume.type:type_name -> lodge.storage.v1.VolumeType
-	20, // 12: lodge.storage.v1.Volume.permissions:type_name -> lodge.storage.v1.Permissions
-	21, // 13: lodge.storage.v1.Volume.timestamps:type_name -> lodge.storage.v1.Timestamps
-	22, // 14: lodge.storage.v1.Volume.backing:type_name -> lodge.storage.v1.Backing
-	23, // 15: lodge.storage.v1.Volume.encryption:type_name -> lodge.storage.v1.Encryption
-	24, // 16: lodge.storage.v1.Volume.extents:type_name -> lodge.storage.v1.Extent
-	25, // 17: lodge.storage.v1.Volume.network:type_name -> lodge.storage.v1.NetworkSource
-	48, // 18: lodge.storage.v1.Timestamps.accessed:type_name -> google.protobuf.Timestamp
-	48, // 19: lodge.storage.v1.Timestamps.modified:type_name -> google.protobuf.Timestamp
-	48, // 20: lodge.storage.v1.Timestamps.changed:type_name -> google.protobuf.Timestamp
-	8,  // 21: lodge.storage.v1.Encryption.secret:type_name -> lodge.storage.v1.SecretRef
-	26, // 22: lodge.storage.v1.NetworkSource.hosts:type_name -> lodge.storage.v1.Host
-	8,  // 23: lodge.storage.v1.NetworkSource.secret:type_name -> lodge.storage.v1.SecretRef
-	1,  // 24: lodge.storage.v1.BuildRequest.pool:type_name -> lodge.storage.v1.Pool
-	18, // 25: lodge.storage.v1.BuildResponse.progress:type_name -> lodge.storage.v1.Progress
-	1,  // 26: lodge.storage.v1.DeleteRequest.pool:type_name -> lodge.storage.v1.Pool
-	18, // 27: lodge.storage.v1.DeleteResponse.progress:type_name -> lodge.storage.v1.Progress
-	1,  // 28: lodge.storage.v1.CreateRequest.pool:type_name -> lodge.storage.v1.Pool
-	1,  // 29: lodge.storage.v1.CreateRequest.from_pool:type_name -> lodge.storage.v1.Pool
-	19, // 30: lodge.storage.v1.CreateRequest.from:type_name -> lodge.storage.v1.Volume
-	2,  // 31: lodge.storage.v1.CreateRequest.secrets:type_name -> lodge.storage.v1.Secret
-	2,  // 32: lodge.storage.v1.CreateRequest.from_secrets:type_name -> lodge.storage.v1.Secret
-	18, // 33: lodge.storage.v1.CreateResponse.progress:type_name -> lodge.storage.v1.Progress
-	19, // 34: lodge.storage.v1.CreateResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 35: lodge.storage.v1.RemoveRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 36: lodge.storage.v1.RemoveRequest.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 37: lodge.storage.v1.LookRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 38: lodge.storage.v1.LookResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 39: lodge.storage.v1.ResizeRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 40: lodge.storage.v1.ResizeRequest.volume:type_name -> lodge.storage.v1.Volume
-	2,  // 41: lodge.storage.v1.ResizeRequest.secrets:type_name -> lodge.storage.v1.Secret
-	19, // 42: lodge.storage.v1.ResizeResponse.volume:type_name -> lodge.storage.v1.Volume
-	1,  // 43: lodge.storage.v1.WipeRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 44: lodge.storage.v1.WipeRequest.volume:type_name -> lodge.storage.v1.Volume
-	18, // 45: lodge.storage.v1.WipeResponse.progress:type_name -> lodge.storage.v1.Progress
-	1,  // 46: lodge.storage.v1.DownloadRequest.pool:type_name -> lodge.storage.v1.Pool
-	19, // 47: lodge.storage.v1.DownloadRequest.volume:type_name -> lodge.storage.v1.Volume
-	46, // 48: lodge.storage.v1.UploadRequest.begin:type_name -> lodge.storage.v1.UploadBegin
-	1,  // 49: lodge.storage.v1.UploadBegin.pool:type_name -> lodge.storage.v1.Pool
-	19, // 50: lodge.storage.v1.UploadBegin.volume:type_name -> lodge.storage.v1.Volume
-	3,  // 51: lodge.storage.v1.PoolService.Capabilities:input_type -> lodge.storage.v1.CapabilitiesRequest
-	6,  // 52: lodge.storage.v1.PoolService.Validate:input_type -> lodge.storage.v1.ValidateRequest
-	9,  // 53: lodge.storage.v1.PoolService.Check:input_type -> lodge.storage.v1.CheckRequest
-	11, // 54: lodge.storage.v1.PoolService.Start:input_type -> lodge.storage.v1.StartRequest
-	13, // 55: lodge.storage.v1.PoolService.Stop:input_type -> lodge.storage.v1.StopRequest
-	15, // 56: lodge.storage.v1.PoolService.Refresh:input_type -> lodge.storage.v1.RefreshRequest
-	27, // 57: lodge.storage.v1.BuildService.Build:input_type -> lodge.storage.v1.BuildRequest
-	29, // 58: lodge.storage.v1.BuildService.Delete:input_type -> lodge.storage.v1.DeleteRequest
-	31, // 59: lodge.storage.v1.SourceService.FindSources:input_type -> lodge.storage.v1.FindSourcesRequest
-	33, // 60: lodge.storage.v1.VolumeService.Create:input_type -> lodge.storage.v1.CreateRequest
-	35, // 61: lodge.storage.v1.VolumeService.Remove:input_type -> lodge.storage.v1.RemoveRequest
-	37, // 62: lodge.storage.v1.VolumeService.Look:input_type -> lodge.storage.v1.LookRequest
-	39, // 63: lodge.storage.v1.ResizeService.Resize:input_type -> lodge.storage.v1.ResizeRequest
-	41, // 64: lodge.storage.v1.WipeService.Wipe:input_type -> lodge.storage.v1.WipeRequest
-	43, // 65: lodge.storage.v1.TransferService.Download:input_type -> lodge.storage.v1.DownloadRequest
-	45, // 66: lodge.storage.v1.TransferService.Upload:input_type -> lodge.storage.v1.UploadRequest
-	4,  // 67: lodge.storage.v1.PoolService.Capabilities:output_type -> lodge.storage.v1.CapabilitiesResponse
-	7,  // 68: lodge.storage.v1.PoolService.Validate:output_type -> lodge.storage.v1.ValidateResponse
-	10, // 69: lodge.storage.v1.PoolService.Check:output_type -> lodge.storage.v1.CheckResponse
-	12, // 70: lodge.storage.v1.PoolService.Start:output_type -> lodge.storage.v1.StartResponse
-	14, // 71: lodge.storage.v1.PoolService.Stop:output_type -> lodge.storage.v1.StopResponse
-	16, // 72: lodge.storage.v1.PoolService.Refresh:output_type -> lodge.storage.v1.RefreshResponse
-	28, // 73: lodge.storage.v1.BuildService.Build:output_type -> lodge.storage.v1.BuildResponse
-	30, // 74: lodge.storage.v1.BuildService.Delete:output_type -> lodge.storage.v1.DeleteResponse
-	32, // 75: lodge.storage.v1.SourceService.FindSources:output_type -> lodge.storage.v1.FindSourcesResponse
-	34, // 76: lodge.storage.v1.VolumeService.Create:output_type -> lodge.storage.v1.CreateResponse
-	36, // 77: lodge.storage.v1.VolumeService.Remove:output_type -> lodge.storage.v1.RemoveResponse
-	38, // 78: lodge.storage.v1.VolumeService.Look:output_type -> lodge.storage.v1.LookResponse
-	40, // 79: lodge.storage.v1.ResizeService.Resize:output_type -> lodge.storage.v1.ResizeResponse
-	42, // 80: lodge.storage.v1.WipeService.Wipe:output_type -> lodge.storage.v1.WipeResponse
-	44, // 81: lodge.storage.v1.TransferService.Download:output_type -> lodge.storage.v1.DownloadResponse
-	47, // 82: lodge.storage.v1.TransferService.Upload:output_type -> lodge.storage.v1.UploadResponse
-	67, // [67:83] is the sub-list for method output_type
-	51, // [51:67] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	24, // 11: lodge.storage.v1.PoolSize.free:type_name -> lodge.storage.v1.Extent
+	0,  // 12: lodge.storage.v1.Volume.type:type_name -> lodge.storage.v1.VolumeType
+	20, // 13: lodge.storage.v1.Volume.permissions:type_name -> lodge.storage.v1.Permissions
+	21, // 14: lodge.storage.v1.Volume.timestamps:type_name -> lodge.storage.v1.Timestamps
+	22, // 15: lodge.storage.v1.Volume.backing:type_name -> lodge.storage.v1.Backing
+	23, // 16: lodge.storage.v1.Volume.encryption:type_name -> lodge.storage.v1.Encryption
+	24, // 17: lodge.storage.v1.Volume.extents:type_name -> lodge.storage.v1.Extent
+	25, // 18: lodge.storage.v1.Volume.network:type_name -> lodge.storage.v1.NetworkSource
+	48, // 19: lodge.storage.v1.Timestamps.accessed:type_name -> google.protobuf.Timestamp
+	48, // 20: lodge.storage.v1.Timestamps.modified:type_name -> google.protobuf.Timestamp
+	48, // 21: lodge.storage.v1.Timestamps.changed:type_name -> google.protobuf.Timestamp
+	8,  // 22: lodge.storage.v1.Encryption.secret:type_name -> lodge.storage.v1.SecretRef
+	26, // 23: lodge.storage.v1.NetworkSource.hosts:type_name -> lodge.storage.v1.Host
+	8,  // 24: lodge.storage.v1.NetworkSource.secret:type_name -> lodge.storage.v1.SecretRef
+	1,  // 25: lodge.storage.v1.BuildRequest.pool:type_name -> lodge.storage.v1.Pool
+	18, // 26: lodge.storage.v1.BuildResponse.progress:type_name -> lodge.storage.v1.Progress
+	1,  // 27: lodge.storage.v1.DeleteRequest.pool:type_name -> lodge.storage.v1.Pool
+	18, // 28: lodge.storage.v1.DeleteResponse.progress:type_name -> lodge.storage.v1.Progress
+	1,  // 29: lodge.storage.v1.CreateRequest.pool:type_name -> lodge.storage.v1.Pool
+	1,  // 30: lodge.storage.v1.CreateRequest.from_pool:type_name -> lodge.storage.v1.Pool
+	19, // 31: lodge.storage.v1.CreateRequest.from:type_name -> lodge.storage.v1.Volume
+	2,  // 32: lodge.storage.v1.CreateRequest.secrets:type_name -> lodge.storage.v1.Secret
+	2,  // 33: lodge.storage.v1.CreateRequest.from_secrets:type_name -> lodge.storage.v1.Secret
+	18, // 34: lodge.storage.v1.CreateResponse.progress:type_name -> lodge.storage.v1.Progress
+	19, // 35: lodge.storage.v1.CreateResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 36: lodge.storage.v1.RemoveRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 37: lodge.storage.v1.RemoveRequest.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 38: lodge.storage.v1.LookRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 39: lodge.storage.v1.LookResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 40: lodge.storage.v1.ResizeRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 41: lodge.storage.v1.ResizeRequest.volume:type_name -> lodge.storage.v1.Volume
+	2,  // 42: lodge.storage.v1.ResizeRequest.secrets:type_name -> lodge.storage.v1.Secret
+	19, // 43: lodge.storage.v1.ResizeResponse.volume:type_name -> lodge.storage.v1.Volume
+	1,  // 44: lodge.storage.v1.WipeRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 45: lodge.storage.v1.WipeRequest.volume:type_name -> lodge.storage.v1.Volume
+	18, // 46: lodge.storage.v1.WipeResponse.progress:type_name -> lodge.storage.v1.Progress
+	1,  // 47: lodge.storage.v1.DownloadRequest.pool:type_name -> lodge.storage.v1.Pool
+	19, // 48: lodge.storage.v1.DownloadRequest.volume:type_name -> lodge.storage.v1.Volume
+	46, // 49: lodge.storage.v1.UploadRequest.begin:type_name -> lodge.storage.v1.UploadBegin
+	1,  // 50: lodge.storage.v1.UploadBegin.pool:type_name -> lodge.storage.v1.Pool
+	19, // 51: lodge.storage.v1.UploadBegin.volume:type_name -> lodge.storage.v1.Volume
+	3,  // 52: lodge.storage.v1.PoolService.Capabilities:input_type -> lodge.storage.v1.CapabilitiesRequest
+	6,  // 53: lodge.storage.v1.PoolService.Validate:input_type -> lodge.storage.v1.ValidateRequest
+	9,  // 54: lodge.storage.v1.PoolService.Check:input_type -> lodge.storage.v1.CheckRequest
+	11, // 55: lodge.storage.v1.PoolService.Start:input_type -> lodge.storage.v1.StartRequest
+	13, // 56: lodge.storage.v1.PoolService.Stop:input_type -> lodge.storage.v1.StopRequest
+	15, // 57: lodge.storage.v1.PoolService.Refresh:input_type -> lodge.storage.v1.RefreshRequest
+	27, // 58: lodge.storage.v1.BuildService.Build:input_type -> lodge.storage.v1.BuildRequest
+	29, // 59: lodge.storage.v1.BuildService.Delete:input_type -> lodge.storage.v1.DeleteRequest
+	31, // 60: lodge.storage.v1.SourceService.FindSources:input_type -> lodge.storage.v1.FindSourcesRequest
+	33, // 61: lodge.storage.v1.VolumeService.Create:input_type -> lodge.storage.v1.CreateRequest
+	35, // 62: lodge.storage.v1.VolumeService.Remove:input_type -> lodge.storage.v1.RemoveRequest
+	37, // 63: lodge.storage.v1.VolumeService.Look:input_type -> lodge.storage.v1.LookRequest
+	39, // 64: lodge.storage.v1.ResizeService.Resize:input_type -> lodge.storage.v1.ResizeRequest
+	41, // 65: lodge.storage.v1.WipeService.Wipe:input_type -> lodge.storage.v1.WipeRequest
+	43, // 66: lodge.storage.v1.TransferService.Download:input_type -> lodge.storage.v1.DownloadRequest
+	45, // 67: lodge.storage.v1.TransferService.Upload:input_type -> lodge.storage.v1.UploadRequest
+	4,  // 68: lodge.storage.v1.PoolService.Capabilities:output_type -> lodge.storage.v1.CapabilitiesResponse
+	7,  // 69: lodge.storage.v1.PoolService.Validate:output_type -> lodge.storage.v1.ValidateResponse
+	10, // 70: lodge.storage.v1.PoolService.Check:output_type -> lodge.storage.v1.CheckResponse
+	12, // 71: lodge.storage.v1.PoolService.Start:output_type -> lodge.storage.v1.StartResponse
+	14, // 72: lodge.storage.v1.PoolService.Stop:output_type -> lodge.storage.v1.StopResponse
+	16, // 73: lodge.storage.v1.PoolService.Refresh:output_type -> lodge.storage.v1.RefreshResponse
+	28, // 74: lodge.storage.v1.BuildService.Build:output_type -> lodge.storage.v1.BuildResponse
+	30, // 75: lodge.storage.v1.BuildService.Delete:output_type -> lodge.storage.v1.DeleteResponse
+	32, // 76: lodge.storage.v1.SourceService.FindSources:output_type -> lodge.storage.v1.FindSourcesResponse
+	34, // 77: lodge.storage.v1.VolumeService.Create:output_type -> lodge.storage.v1.CreateResponse
+	36, // 78: lodge.storage.v1.VolumeService.Remove:output_type -> lodge.storage.v1.RemoveResponse
+	38, // 79: lodge.storage.v1.VolumeService.Look:output_type -> lodge.storage.v1.LookResponse
+	40, // 80: lodge.storage.v1.ResizeService.Resize:output_type -> lodge.storage.v1.ResizeResponse
+	42, // 81: lodge.storage.v1.WipeService.Wipe:output_type -> lodge.storage.v1.WipeResponse
+	44, // 82: lodge.storage.v1.TransferService.Download:output_type -> lodge.storage.v1.DownloadResponse
+	47, // 83: lodge.storage.v1.TransferService.Upload:output_type -> lodge.storage.v1.UploadResponse
+	68, // [68:84] is the sub-list for method output_type
+	52, // [52:68] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_lodge_storage_v1_storage_proto_init() }

@@ -37,6 +37,9 @@ type Source interface {
 	ResetPlugin(name string) error
 	// RestartPlugin starts a plugin's binary anew and waits until it is ready; an unknown name is an error.
 	RestartPlugin(ctx context.Context, name string) (*adminv1.Plugin, error)
+	// Jobs lists long work on storage, the oldest first; CancelJob ends one, an unknown number is an error.
+	Jobs() []*adminv1.Job
+	CancelJob(id uint64) error
 	// Guests lists the guests of all connections.
 	Guests() []*adminv1.GuestInfo
 	// Locks lists what the lock manager holds.
@@ -95,6 +98,19 @@ func (s *Server) RestartPlugin(ctx context.Context, req *adminv1.RestartPluginRe
 // ListGuests lists guests of all connections.
 func (s *Server) ListGuests(context.Context, *adminv1.ListGuestsRequest) (*adminv1.ListGuestsResponse, error) {
 	return &adminv1.ListGuestsResponse{Guests: s.source.Guests()}, nil
+}
+
+// ListJobs lists long work on storage.
+func (s *Server) ListJobs(context.Context, *adminv1.ListJobsRequest) (*adminv1.ListJobsResponse, error) {
+	return &adminv1.ListJobsResponse{Jobs: s.source.Jobs()}, nil
+}
+
+// CancelJob ends long work on storage.
+func (s *Server) CancelJob(_ context.Context, req *adminv1.CancelJobRequest) (*adminv1.CancelJobResponse, error) {
+	if err := s.source.CancelJob(req.Id); err != nil {
+		return nil, verr.Status(err)
+	}
+	return &adminv1.CancelJobResponse{}, nil
 }
 
 // ListLocks lists the locks that the lock manager holds.

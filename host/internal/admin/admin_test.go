@@ -35,6 +35,13 @@ func (source) ResetPlugin(name string) error {
 func (s source) RestartPlugin(_ context.Context, name string) (*adminv1.Plugin, error) {
 	return &adminv1.Plugin{Name: name, State: "ready", Generation: 2}, s.ResetPlugin(name)
 }
+func (source) Jobs() []*adminv1.Job { return []*adminv1.Job{{Id: 7, Kind: "refresh", Pool: "p"}} }
+func (source) CancelJob(id uint64) error {
+	if id != 7 {
+		return verr.New(verr.InvalidArg, "no job has the number %d", id)
+	}
+	return nil
+}
 func (source) Guests() []*adminv1.GuestInfo { return []*adminv1.GuestInfo{{Name: "guest"}} }
 func (source) ReleaseLock(_ context.Context, id string, force bool) (*adminv1.Lock, error) {
 	if !force {
@@ -86,6 +93,15 @@ func TestCallsAreAnsweredByTheSource(t *testing.T) {
 	}
 	if _, err := c.ListLocks(t.Context(), &adminv1.ListLocksRequest{}); !verr.Is(verr.From(err), verr.OperationFailed) {
 		t.Errorf("locks without a lock daemon: %v", err)
+	}
+	jobs, err := c.ListJobs(t.Context(), &adminv1.ListJobsRequest{})
+	if err != nil || len(jobs.Jobs) != 1 || jobs.Jobs[0].Kind != "refresh" {
+		t.Errorf("jobs: %v, %v", jobs, err)
+	}
+	for id, want := range map[uint64]codes.Code{7: codes.OK, 8: codes.InvalidArgument} {
+		if _, err := c.CancelJob(t.Context(), &adminv1.CancelJobRequest{Id: id}); status.Code(err) != want {
+			t.Errorf("cancel job %d: %v", id, err)
+		}
 	}
 	if _, err := c.RestartPlugin(t.Context(), &adminv1.RestartPluginRequest{Name: "none"}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("restart of no plugin: %v", err)

@@ -50,7 +50,7 @@ func Command(out io.Writer) *cobra.Command {
 	flags.StringVar(&t.dir, "dir", "", "folder that lodged was started with (lodged --dir)")
 	flags.StringVar(&t.socket, "socket", "", "path of lodge.sock (default: the system's host, or the user's)")
 	flags.BoolVar(&t.json, "json", false, "print JSON, one object a line")
-	root.AddCommand(t.status(), t.plugin(), t.guest(), t.lock(), t.events(), t.version())
+	root.AddCommand(t.status(), t.plugin(), t.guest(), t.lock(), t.job(), t.events(), t.version())
 	return root
 }
 

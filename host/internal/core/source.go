@@ -119,6 +119,20 @@ func (h *Host) RestartPlugin(ctx context.Context, name string) (*adminv1.Plugin,
 	return p.show(), nil
 }
 
+// Jobs lists long work on storage.
+func (h *Host) Jobs() []*adminv1.Job {
+	var jobs []*adminv1.Job
+	for _, t := range h.pools.Tasks() {
+		jobs = append(jobs, &adminv1.Job{
+			Id: t.ID, Kind: t.Kind, Pool: t.Pool, Volume: t.Volume, Since: timestamppb.New(t.Since), Done: t.Done, Total: t.Total,
+		})
+	}
+	return jobs
+}
+
+// CancelJob ends long work on storage.
+func (h *Host) CancelJob(id uint64) error { return h.pools.Cancel(id) }
+
 // states are libvirt's states in words.
 var states = map[domain.State]string{
 	domain.NoState: "no state", domain.Running: "running", domain.Blocked: "blocked", domain.Paused: "paused",

@@ -52,7 +52,8 @@ type Config struct {
 
 // Inventory is all pools of the host.
 type Inventory struct {
-	cfg Config
+	cfg   Config
+	tasks tasks
 
 	mu     sync.RWMutex // guards the fields below; never held across a call
 	byUUID map[uuid.UUID]*Pool

@@ -142,11 +142,13 @@ func (p *Pool) Delete(ctx context.Context, flags uint32) error {
 		if err != nil {
 			return err
 		}
-		stream, err := pb.NewBuildServiceClient(conn).Delete(j.ctx, &pb.DeleteRequest{Pool: ref, Flags: flags})
-		if err != nil {
-			return err
-		}
-		return drain(stream)
+		return j.follow("delete", func(ctx context.Context, t *task) error {
+			stream, err := pb.NewBuildServiceClient(conn).Delete(ctx, &pb.DeleteRequest{Pool: ref, Flags: flags})
+			if err != nil {
+				return err
+			}
+			return follow(t, stream)
+		})
 	})
 }
 
@@ -177,11 +179,25 @@ func (j *job) build(flags uint32) error {
 	if err != nil {
 		return err
 	}
-	stream, err := pb.NewBuildServiceClient(conn).Build(j.ctx, &pb.BuildRequest{Pool: ref, Flags: flags})
-	if err != nil {
-		return err
-	}
-	return drain(stream)
+	return j.follow("build", func(ctx context.Context, t *task) error {
+		stream, err := pb.NewBuildServiceClient(conn).Build(ctx, &pb.BuildRequest{Pool: ref, Flags: flags})
+		if err != nil {
+			return err
+		}
+		return follow(t, stream)
+	})
+}
+
+// follow runs work on the pool as a task.
+func (j *job) follow(kind string, do func(context.Context, *task) error) error {
+	return j.p.follow(j.ctx, kind, "", do)
+}
+
+// follow runs work on the pool or one of its volumes as a task.
+func (p *Pool) follow(ctx context.Context, kind, volume string, do func(context.Context, *task) error) error {
+	ctx, t := p.task(ctx, kind, volume)
+	defer p.end(t)
+	return t.failed(ctx, do(ctx, t))
 }
 
 func (j *job) driver() (grpc.ClientConnInterface, *pb.Pool, error) { return j.p.driver(j.ctx) }
@@ -194,17 +210,6 @@ func (p *Pool) driver(ctx context.Context) (grpc.ClientConnInterface, *pb.Pool, 
 	}
 	ref, err := p.ref(ctx)
 	return conn, ref, err
-}
-
-// drain reads a stream of progress to its end.
-func drain[R any](stream interface{ Recv() (*R, error) }) error {
-	for {
-		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
 }
 
 // Refresh looks at the pool anew. Nobody who asks about it waits for that.
@@ -228,12 +233,15 @@ func (p *Pool) look(ctx context.Context) error {
 	case <-ctx.Done():
 		return storageError(verr.OperationTimeout, "another refresh of storage pool '%s' is under way: %w", p.View().Name, ctx.Err())
 	}
+	return p.follow(ctx, "refresh", "", p.lookAll)
+}
+
+// lookAll is look, as the only one of its kind and as a task.
+func (p *Pool) lookAll(ctx context.Context, t *task) error {
 	conn, ref, err := p.driver(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stream, err := pb.NewPoolServiceClient(conn).Refresh(ctx, &pb.RefreshRequest{Pool: ref})
 	if err != nil {
 		return err
@@ -252,6 +260,7 @@ func (p *Pool) look(ctx context.Context) error {
 			p.volumes.giveUp()
 			return err
 		}
+		t.add(uint64(len(msg.GetVolumes())))
 		if msg.GetSize() != nil {
 			p.volumes.endLook(next, msg.GetSize())
 			return nil

@@ -417,3 +417,57 @@ func TestPoolsComeBack(t *testing.T) {
 		t.Errorf("after another boot: %s", s)
 	}
 }
+
+// TestTasksAreToldAndCancelled looks at long work while it goes on, and ends it.
+func TestTasksAreToldAndCancelled(t *testing.T) {
+	b := newBench(t)
+	p := b.running("p")
+	if n := len(b.Tasks()); n != 0 {
+		t.Fatalf("%d tasks of nothing", n)
+	}
+	b.shelf.Hold = make(chan struct{})
+	done := make(chan error, 1)
+	go func() { done <- p.Refresh(t.Context()) }()
+	var all []Task
+	for len(all) == 0 {
+		all = b.Tasks()
+	}
+	if all[0].Kind != "refresh" || all[0].Pool != "p" || all[0].Volume != "" || time.Since(all[0].Since) > time.Minute {
+		t.Errorf("task %+v", all[0])
+	}
+	if err := b.Cancel(all[0].ID + 1); code(err) != verr.InvalidArg {
+		t.Errorf("cancel of no task: %v", err)
+	}
+	if err := b.Cancel(all[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "refresh of storage pool 'p' was cancelled") {
+		t.Errorf("the refresh ended with %v", err)
+	}
+	close(b.shelf.Hold)
+	b.shelf.Hold = nil
+	if n := len(b.Tasks()); n != 0 {
+		t.Errorf("%d tasks are left", n)
+	}
+	v, err := p.CreateVolume(t.Context(), "<volume><name>v</name><capacity>100</capacity></volume>", 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := v.Upload(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Write(make([]byte, 40)); err != nil {
+		t.Fatal(err)
+	}
+	all = b.Tasks()
+	if len(all) != 1 || all[0].Kind != "upload" || all[0].Volume != "v" || all[0].Done != 40 || all[0].Total != v.Capacity {
+		t.Errorf("tasks %+v", all)
+	}
+	if err := b.Cancel(all[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Finish(t.Context()); code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "upload of volume 'v' of storage pool 'p' was cancelled") {
+		t.Errorf("the upload ended with %v", err)
+	}
+}

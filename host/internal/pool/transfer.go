@@ -40,22 +40,54 @@ func channel(ctx context.Context, conn grpc.ClientConnInterface) (*content.Conn,
 	return ours, token[:], nil
 }
 
-// Download is a volume that is being read. Next is called by one goroutine; Close ends it, from any.
-type Download struct {
-	stream  grpc.ServerStreamingClient[pb.DownloadResponse]
+// transfer is what reading and writing have in common.
+type transfer struct {
+	volume  Volume
+	ctx     context.Context
+	task    *task
 	channel *content.Conn // or nil
-	cancel  context.CancelFunc
 	release func()
 }
 
-// Download opens a volume to read length bytes from an offset, or all from there if length is 0; sparse tells holes as holes.
-func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool) (*Download, error) {
+// begin takes the volume. The context is that of the driver's call, and ends with the transfer alone.
+func (x *transfer) begin(ctx context.Context, v Volume, kind string, offset, length uint64) (context.Context, error) {
 	release, err := v.Pool.take(v.Name)
 	if err != nil {
 		return nil, err
 	}
-	d := &Download{release: sync.OnceFunc(release)}
-	ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	x.volume, x.release = v, sync.OnceFunc(release)
+	x.ctx, x.task = v.Pool.task(context.WithoutCancel(ctx), kind, v.Name)
+	if length == 0 {
+		length = v.Capacity - min(v.Capacity, offset)
+	}
+	x.task.total.Store(length)
+	return x.ctx, nil
+}
+
+func (x *transfer) failed(err error) error { return x.task.failed(x.ctx, err) }
+
+// end ends it, and what is under way. It may be repeated.
+func (x *transfer) end() {
+	x.volume.Pool.end(x.task)
+	if x.channel != nil {
+		_ = x.channel.Close()
+	}
+	x.release()
+}
+
+// Download is a volume that is being read. Next is called by one goroutine; Close ends it, from any.
+type Download struct {
+	transfer
+	stream grpc.ServerStreamingClient[pb.DownloadResponse]
+}
+
+// Download opens a volume to read length bytes from an offset, or all from there if length is 0; sparse tells holes as holes.
+func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool) (*Download, error) {
+	d := &Download{}
+	ctx, err := d.begin(ctx, v, "download", offset, length)
+	if err != nil {
+		return nil, err
+	}
 	conn, ref, err := v.Pool.driver(ctx)
 	req := &pb.DownloadRequest{Pool: ref, Volume: v.Volume, Offset: offset, Length: length, Sparse: sparse}
 	if err == nil {
@@ -68,59 +100,55 @@ func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool
 		_, err = d.stream.Recv()
 	}
 	if err != nil {
-		d.Close()
-		return nil, err
+		d.end()
+		return nil, d.failed(err)
 	}
 	return d, nil
 }
 
 // Next returns the next bytes, good until the next call, and the length of a hole after them; io.EOF at the end.
 func (d *Download) Next() (data []byte, hole uint64, err error) {
-	if d.channel != nil {
-		data, hole, err = d.channel.Next()
-		if err == nil {
-			return data, hole, nil
-		}
-		// Why it has ended is what the call says.
-		if _, told := d.stream.Recv(); !errors.Is(told, io.EOF) || errors.Is(err, io.EOF) {
-			err = told
-		}
-		return nil, 0, err
-	}
-	msg, err := d.stream.Recv()
+	data, hole, err = d.next()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, d.failed(err)
 	}
-	return msg.GetData(), msg.GetHole(), nil
+	d.task.add(uint64(len(data)) + hole)
+	return data, hole, nil
+}
+
+func (d *Download) next() (data []byte, hole uint64, err error) {
+	if d.channel == nil {
+		msg, err := d.stream.Recv()
+		return msg.GetData(), msg.GetHole(), err
+	}
+	data, hole, err = d.channel.Next()
+	if err == nil {
+		return data, hole, nil
+	}
+	// Why it has ended is what the call says.
+	if _, told := d.stream.Recv(); !errors.Is(told, io.EOF) || errors.Is(err, io.EOF) {
+		err = told
+	}
+	return nil, 0, err
 }
 
 // Close ends the reading, and a Next under way. It may be repeated.
-func (d *Download) Close() {
-	d.cancel()
-	if d.channel != nil {
-		_ = d.channel.Close()
-	}
-	d.release()
-}
+func (d *Download) Close() { d.end() }
 
 // Upload is a volume that is being written. Its other methods are called by one goroutine; Finish or Abort ends it,
 // Abort from any.
 type Upload struct {
-	volume  Volume
-	stream  grpc.BidiStreamingClient[pb.UploadRequest, pb.UploadResponse]
-	channel *content.Conn // or nil
-	cancel  context.CancelFunc
-	release func()
+	transfer
+	stream grpc.BidiStreamingClient[pb.UploadRequest, pb.UploadResponse]
 }
 
 // Upload opens a volume to write at most length bytes from an offset, or as many as fit if length is 0.
 func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, error) {
-	release, err := v.Pool.take(v.Name)
+	u := &Upload{}
+	ctx, err := u.begin(ctx, v, "upload", offset, length)
 	if err != nil {
 		return nil, err
 	}
-	u := &Upload{volume: v, release: sync.OnceFunc(release)}
-	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	conn, ref, err := v.Pool.driver(ctx)
 	begin := &pb.UploadBegin{Pool: ref, Volume: v.Volume, Offset: offset, Length: length}
 	if err == nil {
@@ -136,8 +164,8 @@ func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, err
 		_, err = u.stream.Recv()
 	}
 	if err != nil {
-		u.Abort()
-		return nil, err
+		u.end()
+		return nil, u.failed(err)
 	}
 	return u, nil
 }
@@ -154,13 +182,14 @@ func (u *Upload) send(msg *pb.UploadRequest) error {
 // refusal is why the driver takes no more.
 func (u *Upload) refusal(err error) error {
 	if _, told := u.stream.Recv(); told != nil && !errors.Is(told, io.EOF) {
-		return told
+		err = told
 	}
-	return err
+	return u.failed(err)
 }
 
 // Write writes bytes, at most 256 KiB, where the last write ended.
 func (u *Upload) Write(data []byte) error {
+	u.task.add(uint64(len(data)))
 	if u.channel == nil {
 		return u.send(&pb.UploadRequest{Data: data})
 	}
@@ -172,6 +201,7 @@ func (u *Upload) Write(data []byte) error {
 
 // Hole makes bytes read as zeros where the last write ended.
 func (u *Upload) Hole(length uint64) error {
+	u.task.add(length)
 	if u.channel == nil {
 		return u.send(&pb.UploadRequest{Hole: length})
 	}
@@ -189,11 +219,12 @@ func (u *Upload) Finish(ctx context.Context) error {
 			return u.refusal(err)
 		}
 	}
-	if err := u.stream.CloseSend(); err != nil {
-		return err
+	err := u.stream.CloseSend()
+	for err == nil {
+		_, err = u.stream.Recv()
 	}
-	if err := drain(u.stream); err != nil {
-		return err
+	if !errors.Is(err, io.EOF) {
+		return u.failed(err)
 	}
 	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && verr.From(err).Code != verr.NoSupport {
 		return err
@@ -203,10 +234,4 @@ func (u *Upload) Finish(ctx context.Context) error {
 }
 
 // Abort ends the writing where it is, and a Write under way. It may be repeated, and called after Finish.
-func (u *Upload) Abort() {
-	u.cancel()
-	if u.channel != nil {
-		_ = u.channel.Close()
-	}
-	u.release()
-}
+func (u *Upload) Abort() { u.end() }

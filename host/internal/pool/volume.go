@@ -192,7 +192,7 @@ func (p *Pool) CreateVolume(ctx context.Context, xml string, flags uint32, from 
 		}
 		defer done()
 	}
-	made, err := p.create(ctx, &pb.CreateRequest{Xml: xml, Flags: flags}, from)
+	made, err := p.create(ctx, name, &pb.CreateRequest{Xml: xml, Flags: flags}, from)
 	if err != nil {
 		return Volume{}, p.foundAfter(ctx, name, err)
 	}
@@ -214,7 +214,7 @@ func (p *Pool) untangle(ctx context.Context) {
 }
 
 // create has the driver make a volume.
-func (p *Pool) create(ctx context.Context, req *pb.CreateRequest, from *Volume) (*pb.Volume, error) {
+func (p *Pool) create(ctx context.Context, name string, req *pb.CreateRequest, from *Volume) (*pb.Volume, error) {
 	conn, ref, err := p.driver(ctx)
 	if err != nil {
 		return nil, err
@@ -242,22 +242,23 @@ func (p *Pool) create(ctx context.Context, req *pb.CreateRequest, from *Volume) 
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := pb.NewVolumeServiceClient(conn).Create(ctx, req)
+	var made *pb.Volume
+	err = p.follow(ctx, "create", name, func(ctx context.Context, t *task) error {
+		stream, err := pb.NewVolumeServiceClient(conn).Create(ctx, req)
+		for err == nil {
+			var msg *pb.CreateResponse
+			if msg, err = stream.Recv(); err == nil {
+				t.tell(msg.GetProgress())
+				made = msg.GetVolume()
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	var made *pb.Volume
-	for {
-		msg, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		made = msg.GetVolume()
 	}
 	if made.GetName() == "" || made.GetKey() == "" {
 		return nil, storageError(verr.Internal, "driver of storage pool '%s' did not tell what it has made", ref.Name)
@@ -403,10 +404,13 @@ func (v Volume) Wipe(ctx context.Context, algorithm uint32) error {
 		if err != nil {
 			return err
 		}
-		stream, err := pb.NewWipeServiceClient(conn).Wipe(ctx, &pb.WipeRequest{Pool: ref, Volume: v.Volume, Algorithm: algorithm})
-		if err == nil {
-			err = drain(stream)
-		}
+		err = v.Pool.follow(ctx, "wipe", v.Name, func(ctx context.Context, t *task) error {
+			stream, err := pb.NewWipeServiceClient(conn).Wipe(ctx, &pb.WipeRequest{Pool: ref, Volume: v.Volume, Algorithm: algorithm})
+			if err != nil {
+				return err
+			}
+			return follow(t, stream)
+		})
 		if err != nil {
 			return err
 		}

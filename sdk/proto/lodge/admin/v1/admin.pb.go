@@ -592,6 +592,272 @@ func (x *RestartPluginResponse) GetPlugin() *Plugin {
 	return nil
 }
 
+// ListJobsRequest is empty.
+type ListJobsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsRequest) Reset() {
+	*x = ListJobsRequest{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsRequest) ProtoMessage() {}
+
+func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListJobsRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+// ListJobsResponse is the jobs.
+type ListJobsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Jobs, the oldest first.
+	Jobs          []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsResponse) Reset() {
+	*x = ListJobsResponse{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsResponse) ProtoMessage() {}
+
+func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListJobsResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListJobsResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+// Job is long work that is under way.
+type Job struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number, which no other job since the start of the core has.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// "refresh", "build", "delete", "create", "wipe", "upload" or "download".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Name of the storage pool.
+	Pool string `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Name of the volume, or empty.
+	Volume string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	// When it began.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// How far it is, in volumes for a refresh, else in bytes.
+	Done uint64 `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
+	// All there is to do, or 0 if that is not known.
+	Total         uint64 `protobuf:"varint,7,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Job) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Job) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Job) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Job) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Job) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Job) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Job) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// CancelJobRequest names the job.
+type CancelJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Id            uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJobRequest) Reset() {
+	*x = CancelJobRequest{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJobRequest) ProtoMessage() {}
+
+func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
+func (*CancelJobRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CancelJobRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// CancelJobResponse is empty.
+type CancelJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJobResponse) Reset() {
+	*x = CancelJobResponse{}
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJobResponse) ProtoMessage() {}
+
+func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
+func (*CancelJobResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
 // ListGuestsRequest is empty.
 type ListGuestsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -601,7 +867,7 @@ type ListGuestsRequest struct {
 
 func (x *ListGuestsRequest) Reset() {
 	*x = ListGuestsRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +879,7 @@ func (x *ListGuestsRequest) String() string {
 func (*ListGuestsRequest) ProtoMessage() {}
 
 func (x *ListGuestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +892,7 @@ func (x *ListGuestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGuestsRequest.ProtoReflect.Descriptor instead.
 func (*ListGuestsRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 // ListGuestsResponse is the guests.
@@ -640,7 +906,7 @@ type ListGuestsResponse struct {
 
 func (x *ListGuestsResponse) Reset() {
 	*x = ListGuestsResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +918,7 @@ func (x *ListGuestsResponse) String() string {
 func (*ListGuestsResponse) ProtoMessage() {}
 
 func (x *ListGuestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +931,7 @@ func (x *ListGuestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGuestsResponse.ProtoReflect.Descriptor instead.
 func (*ListGuestsResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListGuestsResponse) GetGuests() []*GuestInfo {
@@ -698,7 +964,7 @@ type GuestInfo struct {
 
 func (x *GuestInfo) Reset() {
 	*x = GuestInfo{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +976,7 @@ func (x *GuestInfo) String() string {
 func (*GuestInfo) ProtoMessage() {}
 
 func (x *GuestInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +989,7 @@ func (x *GuestInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestInfo.ProtoReflect.Descriptor instead.
 func (*GuestInfo) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GuestInfo) GetUri() string {
@@ -784,7 +1050,7 @@ type ListLocksRequest struct {
 
 func (x *ListLocksRequest) Reset() {
 	*x = ListLocksRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1062,7 @@ func (x *ListLocksRequest) String() string {
 func (*ListLocksRequest) ProtoMessage() {}
 
 func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1075,7 @@ func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksRequest.ProtoReflect.Descriptor instead.
 func (*ListLocksRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 // ListLocksResponse is the locks.
@@ -823,7 +1089,7 @@ type ListLocksResponse struct {
 
 func (x *ListLocksResponse) Reset() {
 	*x = ListLocksResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1101,7 @@ func (x *ListLocksResponse) String() string {
 func (*ListLocksResponse) ProtoMessage() {}
 
 func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1114,7 @@ func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLocksResponse.ProtoReflect.Descriptor instead.
 func (*ListLocksResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListLocksResponse) GetLocks() []*Lock {
@@ -897,7 +1163,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1175,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1188,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Lock) GetLockspace() string {
@@ -1043,7 +1309,7 @@ type ReleaseLockRequest struct {
 
 func (x *ReleaseLockRequest) Reset() {
 	*x = ReleaseLockRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1321,7 @@ func (x *ReleaseLockRequest) String() string {
 func (*ReleaseLockRequest) ProtoMessage() {}
 
 func (x *ReleaseLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1334,7 @@ func (x *ReleaseLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLockRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLockRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleaseLockRequest) GetId() string {
@@ -1096,7 +1362,7 @@ type ReleaseLockResponse struct {
 
 func (x *ReleaseLockResponse) Reset() {
 	*x = ReleaseLockResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1374,7 @@ func (x *ReleaseLockResponse) String() string {
 func (*ReleaseLockResponse) ProtoMessage() {}
 
 func (x *ReleaseLockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1387,7 @@ func (x *ReleaseLockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLockResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLockResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReleaseLockResponse) GetLock() *Lock {
@@ -1142,7 +1408,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1420,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1433,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchEventsRequest) GetAfter() uint64 {
@@ -1200,7 +1466,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1478,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_lodge_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1491,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_lodge_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchEventsResponse) GetSeq() uint64 {
@@ -1322,7 +1588,21 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\x14RestartPluginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
 	"\x15RestartPluginResponse\x12.\n" +
-	"\x06plugin\x18\x01 \x01(\v2\x16.lodge.admin.v1.PluginR\x06plugin\"\x13\n" +
+	"\x06plugin\x18\x01 \x01(\v2\x16.lodge.admin.v1.PluginR\x06plugin\"\x11\n" +
+	"\x0fListJobsRequest\";\n" +
+	"\x10ListJobsResponse\x12'\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x13.lodge.admin.v1.JobR\x04jobs\"\xb1\x01\n" +
+	"\x03Job\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04done\x18\x06 \x01(\x04R\x04done\x12\x14\n" +
+	"\x05total\x18\a \x01(\x04R\x05total\"\"\n" +
+	"\x10CancelJobRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\x13\n" +
+	"\x11CancelJobResponse\"\x13\n" +
 	"\x11ListGuestsRequest\"G\n" +
 	"\x12ListGuestsResponse\x121\n" +
 	"\x06guests\x18\x01 \x03(\v2\x19.lodge.admin.v1.GuestInfoR\x06guests\"\x9d\x01\n" +
@@ -1376,7 +1656,7 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\adetails\x18\a \x03(\v20.lodge.admin.v1.WatchEventsResponse.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x9d\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xd4\a\n" +
 	"\vHostService\x12[\n" +
 	"\tGetStatus\x12 .lodge.admin.v1.GetStatusRequest\x1a!.lodge.admin.v1.GetStatusResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
 	"\vListPlugins\x12\".lodge.admin.v1.ListPluginsRequest\x1a#.lodge.admin.v1.ListPluginsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12a\n" +
@@ -1384,7 +1664,9 @@ const file_lodge_admin_v1_admin_proto_rawDesc = "" +
 	"\rRestartPlugin\x12$.lodge.admin.v1.RestartPluginRequest\x1a%.lodge.admin.v1.RestartPluginResponse\"\n" +
 	"\xc2\xe1\x18\x06\b\x02\x10\xc0\xa9\a\x12^\n" +
 	"\n" +
-	"ListGuests\x12!.lodge.admin.v1.ListGuestsRequest\x1a\".lodge.admin.v1.ListGuestsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12[\n" +
+	"ListGuests\x12!.lodge.admin.v1.ListGuestsRequest\x1a\".lodge.admin.v1.ListGuestsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12X\n" +
+	"\bListJobs\x12\x1f.lodge.admin.v1.ListJobsRequest\x1a .lodge.admin.v1.ListJobsResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12[\n" +
+	"\tCancelJob\x12 .lodge.admin.v1.CancelJobRequest\x1a!.lodge.admin.v1.CancelJobResponse\"\t\xc2\xe1\x18\x05\b\x03\x10\x88'\x12[\n" +
 	"\tListLocks\x12 .lodge.admin.v1.ListLocksRequest\x1a!.lodge.admin.v1.ListLocksResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12b\n" +
 	"\vReleaseLock\x12\".lodge.admin.v1.ReleaseLockRequest\x1a#.lodge.admin.v1.ReleaseLockResponse\"\n" +
 	"\xc2\xe1\x18\x06\b\x03\x10\xc8\xdf\x02\x12`\n" +
@@ -1402,7 +1684,7 @@ func file_lodge_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_lodge_admin_v1_admin_proto_rawDescData
 }
 
-var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_lodge_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: lodge.admin.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: lodge.admin.v1.GetStatusResponse
@@ -1413,51 +1695,62 @@ var file_lodge_admin_v1_admin_proto_goTypes = []any{
 	(*ResetPluginResponse)(nil),   // 6: lodge.admin.v1.ResetPluginResponse
 	(*RestartPluginRequest)(nil),  // 7: lodge.admin.v1.RestartPluginRequest
 	(*RestartPluginResponse)(nil), // 8: lodge.admin.v1.RestartPluginResponse
-	(*ListGuestsRequest)(nil),     // 9: lodge.admin.v1.ListGuestsRequest
-	(*ListGuestsResponse)(nil),    // 10: lodge.admin.v1.ListGuestsResponse
-	(*GuestInfo)(nil),             // 11: lodge.admin.v1.GuestInfo
-	(*ListLocksRequest)(nil),      // 12: lodge.admin.v1.ListLocksRequest
-	(*ListLocksResponse)(nil),     // 13: lodge.admin.v1.ListLocksResponse
-	(*Lock)(nil),                  // 14: lodge.admin.v1.Lock
-	(*ReleaseLockRequest)(nil),    // 15: lodge.admin.v1.ReleaseLockRequest
-	(*ReleaseLockResponse)(nil),   // 16: lodge.admin.v1.ReleaseLockResponse
-	(*WatchEventsRequest)(nil),    // 17: lodge.admin.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 18: lodge.admin.v1.WatchEventsResponse
-	nil,                           // 19: lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*ListJobsRequest)(nil),       // 9: lodge.admin.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 10: lodge.admin.v1.ListJobsResponse
+	(*Job)(nil),                   // 11: lodge.admin.v1.Job
+	(*CancelJobRequest)(nil),      // 12: lodge.admin.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 13: lodge.admin.v1.CancelJobResponse
+	(*ListGuestsRequest)(nil),     // 14: lodge.admin.v1.ListGuestsRequest
+	(*ListGuestsResponse)(nil),    // 15: lodge.admin.v1.ListGuestsResponse
+	(*GuestInfo)(nil),             // 16: lodge.admin.v1.GuestInfo
+	(*ListLocksRequest)(nil),      // 17: lodge.admin.v1.ListLocksRequest
+	(*ListLocksResponse)(nil),     // 18: lodge.admin.v1.ListLocksResponse
+	(*Lock)(nil),                  // 19: lodge.admin.v1.Lock
+	(*ReleaseLockRequest)(nil),    // 20: lodge.admin.v1.ReleaseLockRequest
+	(*ReleaseLockResponse)(nil),   // 21: lodge.admin.v1.ReleaseLockResponse
+	(*WatchEventsRequest)(nil),    // 22: lodge.admin.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 23: lodge.admin.v1.WatchEventsResponse
+	nil,                           // 24: lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_lodge_admin_v1_admin_proto_depIdxs = []int32{
-	20, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	25, // 0: lodge.admin.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
 	2,  // 1: lodge.admin.v1.GetStatusResponse.plugins:type_name -> lodge.admin.v1.Plugin
 	2,  // 2: lodge.admin.v1.ListPluginsResponse.plugins:type_name -> lodge.admin.v1.Plugin
 	2,  // 3: lodge.admin.v1.RestartPluginResponse.plugin:type_name -> lodge.admin.v1.Plugin
-	11, // 4: lodge.admin.v1.ListGuestsResponse.guests:type_name -> lodge.admin.v1.GuestInfo
-	14, // 5: lodge.admin.v1.ListLocksResponse.locks:type_name -> lodge.admin.v1.Lock
-	20, // 6: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
-	14, // 7: lodge.admin.v1.ReleaseLockResponse.lock:type_name -> lodge.admin.v1.Lock
-	20, // 8: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	19, // 9: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
-	0,  // 10: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
-	3,  // 11: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
-	5,  // 12: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
-	7,  // 13: lodge.admin.v1.HostService.RestartPlugin:input_type -> lodge.admin.v1.RestartPluginRequest
-	9,  // 14: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
-	12, // 15: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
-	15, // 16: lodge.admin.v1.HostService.ReleaseLock:input_type -> lodge.admin.v1.ReleaseLockRequest
-	17, // 17: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
-	1,  // 18: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
-	4,  // 19: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
-	6,  // 20: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
-	8,  // 21: lodge.admin.v1.HostService.RestartPlugin:output_type -> lodge.admin.v1.RestartPluginResponse
-	10, // 22: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
-	13, // 23: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
-	16, // 24: lodge.admin.v1.HostService.ReleaseLock:output_type -> lodge.admin.v1.ReleaseLockResponse
-	18, // 25: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	11, // 4: lodge.admin.v1.ListJobsResponse.jobs:type_name -> lodge.admin.v1.Job
+	25, // 5: lodge.admin.v1.Job.since:type_name -> google.protobuf.Timestamp
+	16, // 6: lodge.admin.v1.ListGuestsResponse.guests:type_name -> lodge.admin.v1.GuestInfo
+	19, // 7: lodge.admin.v1.ListLocksResponse.locks:type_name -> lodge.admin.v1.Lock
+	25, // 8: lodge.admin.v1.Lock.since:type_name -> google.protobuf.Timestamp
+	19, // 9: lodge.admin.v1.ReleaseLockResponse.lock:type_name -> lodge.admin.v1.Lock
+	25, // 10: lodge.admin.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	24, // 11: lodge.admin.v1.WatchEventsResponse.details:type_name -> lodge.admin.v1.WatchEventsResponse.DetailsEntry
+	0,  // 12: lodge.admin.v1.HostService.GetStatus:input_type -> lodge.admin.v1.GetStatusRequest
+	3,  // 13: lodge.admin.v1.HostService.ListPlugins:input_type -> lodge.admin.v1.ListPluginsRequest
+	5,  // 14: lodge.admin.v1.HostService.ResetPlugin:input_type -> lodge.admin.v1.ResetPluginRequest
+	7,  // 15: lodge.admin.v1.HostService.RestartPlugin:input_type -> lodge.admin.v1.RestartPluginRequest
+	14, // 16: lodge.admin.v1.HostService.ListGuests:input_type -> lodge.admin.v1.ListGuestsRequest
+	9,  // 17: lodge.admin.v1.HostService.ListJobs:input_type -> lodge.admin.v1.ListJobsRequest
+	12, // 18: lodge.admin.v1.HostService.CancelJob:input_type -> lodge.admin.v1.CancelJobRequest
+	17, // 19: lodge.admin.v1.HostService.ListLocks:input_type -> lodge.admin.v1.ListLocksRequest
+	20, // 20: lodge.admin.v1.HostService.ReleaseLock:input_type -> lodge.admin.v1.ReleaseLockRequest
+	22, // 21: lodge.admin.v1.HostService.WatchEvents:input_type -> lodge.admin.v1.WatchEventsRequest
+	1,  // 22: lodge.admin.v1.HostService.GetStatus:output_type -> lodge.admin.v1.GetStatusResponse
+	4,  // 23: lodge.admin.v1.HostService.ListPlugins:output_type -> lodge.admin.v1.ListPluginsResponse
+	6,  // 24: lodge.admin.v1.HostService.ResetPlugin:output_type -> lodge.admin.v1.ResetPluginResponse
+	8,  // 25: lodge.admin.v1.HostService.RestartPlugin:output_type -> lodge.admin.v1.RestartPluginResponse
+	15, // 26: lodge.admin.v1.HostService.ListGuests:output_type -> lodge.admin.v1.ListGuestsResponse
+	10, // 27: lodge.admin.v1.HostService.ListJobs:output_type -> lodge.admin.v1.ListJobsResponse
+	13, // 28: lodge.admin.v1.HostService.CancelJob:output_type -> lodge.admin.v1.CancelJobResponse
+	18, // 29: lodge.admin.v1.HostService.ListLocks:output_type -> lodge.admin.v1.ListLocksResponse
+	21, // 30: lodge.admin.v1.HostService.ReleaseLock:output_type -> lodge.admin.v1.ReleaseLockResponse
+	23, // 31: lodge.admin.v1.HostService.WatchEvents:output_type -> lodge.admin.v1.WatchEventsResponse
+	22, // [22:32] is the sub-list for method output_type
+	12, // [12:22] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_lodge_admin_v1_admin_proto_init() }
@@ -1471,7 +1764,7 @@ func file_lodge_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_admin_v1_admin_proto_rawDesc), len(file_lodge_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

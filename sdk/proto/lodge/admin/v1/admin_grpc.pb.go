@@ -26,6 +26,8 @@ const (
 	HostService_ResetPlugin_FullMethodName   = "/lodge.admin.v1.HostService/ResetPlugin"
 	HostService_RestartPlugin_FullMethodName = "/lodge.admin.v1.HostService/RestartPlugin"
 	HostService_ListGuests_FullMethodName    = "/lodge.admin.v1.HostService/ListGuests"
+	HostService_ListJobs_FullMethodName      = "/lodge.admin.v1.HostService/ListJobs"
+	HostService_CancelJob_FullMethodName     = "/lodge.admin.v1.HostService/CancelJob"
 	HostService_ListLocks_FullMethodName     = "/lodge.admin.v1.HostService/ListLocks"
 	HostService_ReleaseLock_FullMethodName   = "/lodge.admin.v1.HostService/ReleaseLock"
 	HostService_WatchEvents_FullMethodName   = "/lodge.admin.v1.HostService/WatchEvents"
@@ -48,6 +50,11 @@ type HostServiceClient interface {
 	RestartPlugin(ctx context.Context, in *RestartPluginRequest, opts ...grpc.CallOption) (*RestartPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(ctx context.Context, in *ListGuestsRequest, opts ...grpc.CallOption) (*ListGuestsResponse, error)
+	// ListJobs lists long work on storage that is under way: refreshes, builds, copies, wipes, transfers.
+	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
+	// CancelJob ends one of them. Its caller is told, with VIR_ERR_OPERATION_ABORTED (78), once it has ended; storage is as before or as
+	// asked then, but for what an upload or a wipe has written.
+	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*CancelJobResponse, error)
 	// ListLocks lists the locks that the lock manager holds.
 	ListLocks(ctx context.Context, in *ListLocksRequest, opts ...grpc.CallOption) (*ListLocksResponse, error)
 	// ReleaseLock frees a lock in the place of its owner. A lock whose owner lives is refused with VIR_ERR_OPERATION_INVALID (55) unless
@@ -116,6 +123,26 @@ func (c *hostServiceClient) ListGuests(ctx context.Context, in *ListGuestsReques
 	return out, nil
 }
 
+func (c *hostServiceClient) ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListJobsResponse)
+	err := c.cc.Invoke(ctx, HostService_ListJobs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hostServiceClient) CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*CancelJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelJobResponse)
+	err := c.cc.Invoke(ctx, HostService_CancelJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hostServiceClient) ListLocks(ctx context.Context, in *ListLocksRequest, opts ...grpc.CallOption) (*ListLocksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListLocksResponse)
@@ -172,6 +199,11 @@ type HostServiceServer interface {
 	RestartPlugin(context.Context, *RestartPluginRequest) (*RestartPluginResponse, error)
 	// ListGuests lists guests of all connections.
 	ListGuests(context.Context, *ListGuestsRequest) (*ListGuestsResponse, error)
+	// ListJobs lists long work on storage that is under way: refreshes, builds, copies, wipes, transfers.
+	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
+	// CancelJob ends one of them. Its caller is told, with VIR_ERR_OPERATION_ABORTED (78), once it has ended; storage is as before or as
+	// asked then, but for what an upload or a wipe has written.
+	CancelJob(context.Context, *CancelJobRequest) (*CancelJobResponse, error)
 	// ListLocks lists the locks that the lock manager holds.
 	ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error)
 	// ReleaseLock frees a lock in the place of its owner. A lock whose owner lives is refused with VIR_ERR_OPERATION_INVALID (55) unless
@@ -204,6 +236,12 @@ func (UnimplementedHostServiceServer) RestartPlugin(context.Context, *RestartPlu
 }
 func (UnimplementedHostServiceServer) ListGuests(context.Context, *ListGuestsRequest) (*ListGuestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListGuests not implemented")
+}
+func (UnimplementedHostServiceServer) ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListJobs not implemented")
+}
+func (UnimplementedHostServiceServer) CancelJob(context.Context, *CancelJobRequest) (*CancelJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelJob not implemented")
 }
 func (UnimplementedHostServiceServer) ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLocks not implemented")
@@ -325,6 +363,42 @@ func _HostService_ListGuests_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostService_ListJobs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListJobsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).ListJobs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_ListJobs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).ListJobs(ctx, req.(*ListJobsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HostService_CancelJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).CancelJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_CancelJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).CancelJob(ctx, req.(*CancelJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HostService_ListLocks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListLocksRequest)
 	if err := dec(in); err != nil {
@@ -398,6 +472,14 @@ var HostService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListGuests",
 			Handler:    _HostService_ListGuests_Handler,
+		},
+		{
+			MethodName: "ListJobs",
+			Handler:    _HostService_ListJobs_Handler,
+		},
+		{
+			MethodName: "CancelJob",
+			Handler:    _HostService_CancelJob_Handler,
 		},
 		{
 			MethodName: "ListLocks",

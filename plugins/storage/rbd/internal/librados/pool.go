@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ceph/go-ceph/rados"
@@ -15,8 +16,8 @@ import (
 	"github.com/lodgevirt/lodge/plugins/storage/rbd/internal/ceph"
 )
 
-// fenceTime is for how long a client is fenced, in seconds.
-const fenceTime = 3600
+// fenceTime is for how long a client is fenced, in seconds; the monitors want a number with a fraction.
+const fenceTime = "3600.0"
 
 // Available reports whether there is a client, and else why not.
 func Available() error { return nil }
@@ -48,7 +49,7 @@ func settings(o ceph.Options) []ceph.Setting {
 		{Name: "rados_mon_op_timeout", Value: ioTimeout},
 		{Name: "rados_osd_op_timeout", Value: ioTimeout},
 		{Name: "rbd_default_format", Value: "2"},
-		{Name: "rbd_discard_granularity_bytes", Value: "0"},
+		{Name: "rbd_skip_partial_discard", Value: "false"},
 		{Name: "log_to_stderr", Value: "false"},
 		{Name: "err_to_stderr", Value: "false"},
 		{Name: "admin_socket", Value: ""},
@@ -93,6 +94,10 @@ func Dial(o ceph.Options) (ceph.Pool, error) {
 			}
 		}
 	}
+	// Options that were set one by one hold for what has read them before, such as the log, only after this.
+	if err := conn.ParseConfigArgv([]string{"lodge"}); err != nil {
+		return nil, fmt.Errorf("apply options of a Ceph client: %w", mend(err))
+	}
 	if err := conn.Connect(); err != nil {
 		return nil, fmt.Errorf("connect: %w", mend(err))
 	}
@@ -130,9 +135,13 @@ func (p *pool) Size() (total, free, used uint64, err error) {
 
 // Fence implements ceph.Pool. Releases before Pacific have another name for the command.
 func (p *pool) Fence(addr string) error {
+	// A lock's holder has the protocol before its address, which the command does not take: "v1:192.0.2.1:0/123".
+	for _, protocol := range []string{"v1:", "v2:", "any:"} {
+		addr = strings.TrimPrefix(addr, protocol)
+	}
 	var err error
 	for _, words := range [][2]string{{"osd blocklist", "blocklistop"}, {"osd blacklist", "blacklistop"}} {
-		command, jsonErr := json.Marshal(map[string]any{"prefix": words[0], words[1]: "add", "addr": addr, "expire": float64(fenceTime)})
+		command, jsonErr := json.Marshal(map[string]any{"prefix": words[0], words[1]: "add", "addr": addr, "expire": json.RawMessage(fenceTime)})
 		if jsonErr != nil {
 			return jsonErr
 		}

@@ -104,7 +104,7 @@ func (p Plugin) make(link *link, server *grpc.Server, done <-chan struct{}) (any
 	case p.Storage != nil:
 		driver, err := p.Storage(link)
 		if err == nil {
-			adapter.RegisterStorage(server, driver)
+			adapter.RegisterStorage(server, driver, link)
 		}
 		return driver, err
 	}

@@ -95,7 +95,7 @@ type Sink interface {
 	Write(ctx context.Context, data []byte) error
 	// Hole makes bytes where the last write ended read as zeros, without room where the storage can do that.
 	Hole(ctx context.Context, length uint64) error
-	// Finish is called when everything was written; what it has answered for survives power loss.
+	// Finish is called when everything was written. Whoever reads the volume after it has what was written; power loss may still take it.
 	Finish(ctx context.Context) error
 	// Abort is called in its place when the client has gone or failed.
 	Abort()

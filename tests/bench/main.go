@@ -38,7 +38,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin", "folder of the built binaries")
 	flag.StringVar(&o.out, "out", "", "file to write the table to, besides standard output")
 	flag.StringVar(&o.only, "only", "", "measure only lodged or only libvirtd, and their lock daemons")
-	flag.StringVar(&o.section, "section", "", "measure only the hosts or only the locks")
+	flag.StringVar(&o.section, "section", "", "measure only the hosts, the storage or the locks")
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter measurements")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -74,6 +74,7 @@ func run(ctx context.Context, o options) error {
 		measure func() ([]*result, error)
 	}{
 		{"hosts", func() ([]*result, error) { return measureHosts(ctx, o.chosen(), bin, scratch, plan) }},
+		{"storage", func() ([]*result, error) { return measureStorage(ctx, o.chosen(), bin, scratch, plan) }},
 		{"locks", func() ([]*result, error) { return measureLocks(ctx, o.chosen(), bin, scratch, plan) }},
 	} {
 		if o.section != "" && o.section != s.name {

@@ -21,6 +21,8 @@ const (
 	maxChunk = 262120
 	// smallFrame is what a frame from the client counts for at least, so that tiny ones are bounded in number too.
 	smallFrame = 4 << 10
+	// pooledFrame is from where on a frame waits in one of the big buffers that are used again.
+	pooledFrame = 32 << 10
 )
 
 var (
@@ -112,8 +114,8 @@ func (st *stream) copyPieces(device sparse) {
 			st.stop(err)
 			return
 		}
-		for len(data) > 0 && err == nil {
-			n := min(len(data), maxChunk)
+		for parts := (len(data) + maxChunk - 1) / maxChunk; parts > 0 && err == nil; parts-- {
+			n := (len(data) + parts - 1) / parts // frames of one size, so that none is tiny
 			err, data = st.send(rpc.Continue, data[:n]), data[n:]
 		}
 		if hole > 0 && err == nil {
@@ -155,6 +157,7 @@ func (st *stream) give(in inbound) error {
 		return device.hole(in.hole)
 	}
 	_, err := st.device.Write(in.data)
+	rpc.Release(in.data)
 	st.room.Release(weight(len(in.data), st.owner.lim.StreamBytes))
 	return err
 }
@@ -188,7 +191,11 @@ func (st *stream) put(data []byte) {
 			return
 		}
 	}
-	st.queue(inbound{data: append([]byte(nil), data...)})
+	var kept []byte
+	if len(data) > pooledFrame {
+		kept = rpc.Buffer(len(data))[:0]
+	}
+	st.queue(inbound{data: append(kept, data...)})
 }
 
 // queue hands something to copyIn.

@@ -197,7 +197,7 @@ func (p *Pool) driver(ctx context.Context) (grpc.ClientConnInterface, *pb.Pool, 
 }
 
 // drain reads a stream of progress to its end.
-func drain[R any](stream grpc.ServerStreamingClient[R]) error {
+func drain[R any](stream interface{ Recv() (*R, error) }) error {
 	for {
 		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
 			return nil

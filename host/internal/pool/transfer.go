@@ -2,19 +2,48 @@ package pool
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
+	"os"
 	"sync"
 
 	"google.golang.org/grpc"
 
+	"github.com/lodgevirt/lodge/sdk/content"
+	"github.com/lodgevirt/lodge/sdk/fdpass"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
+// Sender is a connection to a driver that takes descriptors too. Content goes through the calls' messages where it does not.
+type Sender interface {
+	// Send hands a duplicate of a file to the driver, which finds it by the token.
+	Send(ctx context.Context, token fdpass.Token, file *os.File) error
+}
+
+// channel makes a socket for content and sends its other end to the driver; both are nil where the driver takes none.
+func channel(ctx context.Context, conn grpc.ClientConnInterface) (*content.Conn, []byte, error) {
+	sender, ok := conn.(Sender)
+	if !ok {
+		return nil, nil, nil
+	}
+	ours, theirs, err := content.Pair()
+	if err != nil {
+		return nil, nil, storageError(verr.SystemError, "%w", err)
+	}
+	var token fdpass.Token
+	_, _ = rand.Read(token[:]) // never fails
+	if err := errors.Join(sender.Send(ctx, token, theirs), theirs.Close()); err != nil {
+		return nil, nil, errors.Join(err, ours.Close())
+	}
+	return ours, token[:], nil
+}
+
 // Download is a volume that is being read. Next is called by one goroutine; Close ends it, from any.
 type Download struct {
 	stream  grpc.ServerStreamingClient[pb.DownloadResponse]
+	channel *content.Conn // or nil
 	cancel  context.CancelFunc
 	release func()
 }
@@ -28,10 +57,12 @@ func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool
 	d := &Download{release: sync.OnceFunc(release)}
 	ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	conn, ref, err := v.Pool.driver(ctx)
+	req := &pb.DownloadRequest{Pool: ref, Volume: v.Volume, Offset: offset, Length: length, Sparse: sparse}
 	if err == nil {
-		d.stream, err = pb.NewTransferServiceClient(conn).Download(ctx, &pb.DownloadRequest{
-			Pool: ref, Volume: v.Volume, Offset: offset, Length: length, Sparse: sparse,
-		})
+		d.channel, req.Channel, err = channel(ctx, conn)
+	}
+	if err == nil {
+		d.stream, err = pb.NewTransferServiceClient(conn).Download(ctx, req)
 	}
 	if err == nil {
 		_, err = d.stream.Recv()
@@ -43,8 +74,19 @@ func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool
 	return d, nil
 }
 
-// Next returns the next bytes and the length of a hole after them; io.EOF at the end.
+// Next returns the next bytes, good until the next call, and the length of a hole after them; io.EOF at the end.
 func (d *Download) Next() (data []byte, hole uint64, err error) {
+	if d.channel != nil {
+		data, hole, err = d.channel.Next()
+		if err == nil {
+			return data, hole, nil
+		}
+		// Why it has ended is what the call says.
+		if _, told := d.stream.Recv(); !errors.Is(told, io.EOF) || errors.Is(err, io.EOF) {
+			err = told
+		}
+		return nil, 0, err
+	}
 	msg, err := d.stream.Recv()
 	if err != nil {
 		return nil, 0, err
@@ -55,6 +97,9 @@ func (d *Download) Next() (data []byte, hole uint64, err error) {
 // Close ends the reading, and a Next under way. It may be repeated.
 func (d *Download) Close() {
 	d.cancel()
+	if d.channel != nil {
+		_ = d.channel.Close()
+	}
 	d.release()
 }
 
@@ -63,6 +108,7 @@ func (d *Download) Close() {
 type Upload struct {
 	volume  Volume
 	stream  grpc.BidiStreamingClient[pb.UploadRequest, pb.UploadResponse]
+	channel *content.Conn // or nil
 	cancel  context.CancelFunc
 	release func()
 }
@@ -76,11 +122,15 @@ func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, err
 	u := &Upload{volume: v, release: sync.OnceFunc(release)}
 	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	conn, ref, err := v.Pool.driver(ctx)
+	begin := &pb.UploadBegin{Pool: ref, Volume: v.Volume, Offset: offset, Length: length}
+	if err == nil {
+		u.channel, begin.Channel, err = channel(ctx, conn)
+	}
 	if err == nil {
 		u.stream, err = pb.NewTransferServiceClient(conn).Upload(ctx)
 	}
 	if err == nil {
-		err = u.send(&pb.UploadRequest{Begin: &pb.UploadBegin{Pool: ref, Volume: v.Volume, Offset: offset, Length: length}})
+		err = u.send(&pb.UploadRequest{Begin: begin})
 	}
 	if err == nil {
 		_, err = u.stream.Recv()
@@ -96,31 +146,54 @@ func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, err
 func (u *Upload) send(msg *pb.UploadRequest) error {
 	err := u.stream.Send(msg)
 	if errors.Is(err, io.EOF) {
-		_, err = u.stream.Recv()
+		err = u.refusal(err)
+	}
+	return err
+}
+
+// refusal is why the driver takes no more.
+func (u *Upload) refusal(err error) error {
+	if _, told := u.stream.Recv(); told != nil && !errors.Is(told, io.EOF) {
+		return told
 	}
 	return err
 }
 
 // Write writes bytes, at most 256 KiB, where the last write ended.
-func (u *Upload) Write(data []byte) error { return u.send(&pb.UploadRequest{Data: data}) }
+func (u *Upload) Write(data []byte) error {
+	if u.channel == nil {
+		return u.send(&pb.UploadRequest{Data: data})
+	}
+	if err := u.channel.Data(data); err != nil {
+		return u.refusal(err)
+	}
+	return nil
+}
 
 // Hole makes bytes read as zeros where the last write ended.
-func (u *Upload) Hole(length uint64) error { return u.send(&pb.UploadRequest{Hole: length}) }
+func (u *Upload) Hole(length uint64) error {
+	if u.channel == nil {
+		return u.send(&pb.UploadRequest{Hole: length})
+	}
+	if err := u.channel.Hole(length); err != nil {
+		return u.refusal(err)
+	}
+	return nil
+}
 
 // Finish waits until everything is written, and looks at the volume and its pool anew.
 func (u *Upload) Finish(ctx context.Context) error {
 	defer u.Abort()
+	if u.channel != nil {
+		if err := u.channel.End(); err != nil {
+			return u.refusal(err)
+		}
+	}
 	if err := u.stream.CloseSend(); err != nil {
 		return err
 	}
-	for {
-		_, err := u.stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	if err := drain(u.stream); err != nil {
+		return err
 	}
 	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && verr.From(err).Code != verr.NoSupport {
 		return err
@@ -132,5 +205,8 @@ func (u *Upload) Finish(ctx context.Context) error {
 // Abort ends the writing where it is, and a Write under way. It may be repeated, and called after Finish.
 func (u *Upload) Abort() {
 	u.cancel()
+	if u.channel != nil {
+		_ = u.channel.Close()
+	}
 	u.release()
 }

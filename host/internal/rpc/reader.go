@@ -10,12 +10,8 @@ import (
 	"time"
 )
 
-const (
-	// readBuffer is what a Reader holds between frames, in bytes.
-	readBuffer = 4096
-	// keptBuffer is the largest buffer that is kept after a large frame.
-	keptBuffer = 64 << 10
-)
+// readBuffer is what a Reader holds between frames, in bytes.
+const readBuffer = 4096
 
 // Frame is one frame as it was received.
 type Frame struct {
@@ -41,14 +37,16 @@ type Reader struct {
 	conn net.Conn
 	cfg  ReaderConfig
 	fds  *fdQueue
-	buf  []byte
+	// buf is what is read into: small, or a bigger one while a large frame comes.
+	buf, small []byte
 	// start and end delimit what is unread in buf.
 	start, end int
 }
 
 // NewReader returns a reader of conn. Only on a unix socket can frames carry descriptors.
 func NewReader(conn net.Conn, cfg ReaderConfig) *Reader {
-	r := &Reader{conn: conn, cfg: cfg, buf: make([]byte, readBuffer)}
+	r := &Reader{conn: conn, cfg: cfg, small: make([]byte, readBuffer)}
+	r.buf = r.small
 	if unix, ok := conn.(*net.UnixConn); ok {
 		r.fds = newFDQueue(unix, min(cfg.FDs, MaxFDs))
 	}
@@ -124,19 +122,32 @@ func (r *Reader) shrink() {
 	if r.start == r.end {
 		r.start, r.end = 0, 0
 	}
-	if len(r.buf) > keptBuffer && r.end-r.start <= readBuffer {
-		r.move(readBuffer)
+	if len(r.buf) > readBuffer && r.end-r.start <= readBuffer {
+		r.move(r.small)
 	}
 }
 
-// move copies what is unread to the front of a buffer of the size.
-func (r *Reader) move(size int) {
-	dst := r.buf
-	if size != len(r.buf) {
-		dst = make([]byte, size)
-	}
+// move copies what is unread to the front of a buffer, and gives back the one that there was.
+func (r *Reader) move(dst []byte) {
 	r.end = copy(dst, r.buf[r.start:r.end])
-	r.start, r.buf = 0, dst
+	r.start = 0
+	if &dst[0] == &r.buf[0] {
+		return
+	}
+	Release(r.buf)
+	r.buf = dst
+}
+
+// bigger returns a buffer for a frame of n bytes, of which as many have come as the present one holds.
+func (r *Reader) bigger(n int) []byte {
+	switch has := len(r.buf); {
+	case has < middle:
+		return Buffer(middle)
+	case has < large:
+		return Buffer(large)
+	default:
+		return make([]byte, min(2*has, n))
+	}
 }
 
 // fill reads until n bytes are unread. The buffer grows with what arrives, not with what is announced.
@@ -169,9 +180,9 @@ func (r *Reader) more(n int) error {
 	switch {
 	case r.end < len(r.buf):
 	case r.start > 0:
-		r.move(len(r.buf))
+		r.move(r.buf)
 	default:
-		r.move(min(2*len(r.buf), max(n, len(r.buf)+readBuffer)))
+		r.move(r.bigger(n))
 	}
 	got, err := r.read(r.buf[r.end:])
 	r.end += got

@@ -68,7 +68,7 @@ func TestFramesCrossASocket(t *testing.T) {
 	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Fatalf("after the last frame: %v", err)
 	}
-	if len(r.buf) > keptBuffer {
+	if len(r.buf) > readBuffer {
 		t.Fatalf("reader kept %d bytes", len(r.buf))
 	}
 }

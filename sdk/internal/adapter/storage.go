@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 
+	"github.com/lodgevirt/lodge/sdk/content"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/storage"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -20,13 +22,18 @@ const (
 	// maxBatch is how many volumes one message has.
 	maxBatch = 1024
 	// maxPiece is how many bytes of a volume one message has.
-	maxPiece = 256 << 10
+	maxPiece = content.MaxPiece
 	// progressEvery is the time between two messages of progress.
 	progressEvery = 100 * time.Millisecond
 )
 
+// Files takes what the core has sent under a token.
+type Files interface {
+	TakeFile(ctx context.Context, token []byte) (*os.File, error)
+}
+
 // RegisterStorage adds a storage driver's services to a server.
-func RegisterStorage(s grpc.ServiceRegistrar, driver storage.Driver) {
+func RegisterStorage(s grpc.ServiceRegistrar, driver storage.Driver, files Files) {
 	pb.RegisterPoolServiceServer(s, &poolService{driver: driver})
 	if b, ok := driver.(storage.Builder); ok {
 		pb.RegisterBuildServiceServer(s, &buildService{builder: b})
@@ -44,7 +51,7 @@ func RegisterStorage(s grpc.ServiceRegistrar, driver storage.Driver) {
 		pb.RegisterWipeServiceServer(s, &wipeService{wiper: w})
 	}
 	if t, ok := driver.(storage.Transfer); ok {
-		pb.RegisterTransferServiceServer(s, &transferService{transfer: t})
+		pb.RegisterTransferServiceServer(s, &transferService{transfer: t, files: files})
 	}
 }
 
@@ -240,11 +247,105 @@ func (w *wipeService) Wipe(req *pb.WipeRequest, stream grpc.ServerStreamingServe
 type transferService struct {
 	pb.UnsafeTransferServiceServer
 	transfer storage.Transfer
+	files    Files
 }
 
-// Download streams what the driver reads.
+// fileWait bounds the wait for a socket that the core has sent before the call.
+const fileWait = 10 * time.Second
+
+// outlet is where a download's content goes to, inlet where an upload's comes from: a socket of the core's, or the messages of the call.
+type (
+	outlet interface {
+		Data(data []byte) error
+		Hole(length uint64) error
+		End() error
+	}
+	inlet interface {
+		Next() (data []byte, hole uint64, err error)
+	}
+)
+
+// channel takes the socket of a token, which ends with the context.
+func (t *transferService) channel(ctx context.Context, token []byte) (*content.Conn, func(), error) {
+	wait, cancel := context.WithTimeout(ctx, fileWait)
+	defer cancel()
+	file, err := t.files.TakeFile(wait, token)
+	if err != nil {
+		return nil, nil, verr.New(verr.Internal, "socket for a volume's content: %w", err)
+	}
+	c, err := content.New(file)
+	if err != nil {
+		return nil, nil, verr.New(verr.Internal, "%w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	return c, func() {
+		stop()
+		_ = c.Close()
+	}, nil
+}
+
+// downMessages is the outlet of a call without a socket.
+type downMessages struct {
+	stream grpc.ServerStreamingServer[pb.DownloadResponse]
+}
+
+func (d downMessages) Data(data []byte) error {
+	for len(data) > 0 {
+		n := min(len(data), maxPiece)
+		if err := d.stream.Send(&pb.DownloadResponse{Data: data[:n]}); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+func (d downMessages) Hole(length uint64) error { return d.stream.Send(&pb.DownloadResponse{Hole: length}) }
+
+func (d downMessages) End() error { return nil }
+
+// upMessages is the inlet of a call without a socket.
+type upMessages struct {
+	stream grpc.BidiStreamingServer[pb.UploadRequest, pb.UploadResponse]
+	// hole came with the data that was returned last.
+	hole uint64
+}
+
+func (u *upMessages) Next() ([]byte, uint64, error) {
+	if n := u.hole; n > 0 {
+		u.hole = 0
+		return nil, n, nil
+	}
+	for {
+		piece, err := u.stream.Recv()
+		if err != nil {
+			return nil, 0, err
+		}
+		data := piece.GetData()
+		switch {
+		case len(data) > maxPiece:
+			return nil, 0, verr.New(verr.InvalidArg, "a piece of %d bytes, at most %d are allowed", len(data), maxPiece)
+		case len(data) > 0:
+			u.hole = piece.GetHole()
+			return data, 0, nil
+		case piece.GetHole() > 0:
+			return nil, piece.GetHole(), nil
+		}
+	}
+}
+
+// Download passes on what the driver reads.
 func (t *transferService) Download(req *pb.DownloadRequest, stream grpc.ServerStreamingServer[pb.DownloadResponse]) error {
 	ctx := stream.Context()
+	var out outlet = downMessages{stream}
+	if token := req.GetChannel(); len(token) > 0 {
+		c, done, err := t.channel(ctx, token)
+		if err != nil {
+			return err
+		}
+		defer done()
+		out = c
+	}
 	source, err := t.transfer.Download(ctx, req)
 	if err != nil {
 		return err
@@ -256,12 +357,18 @@ func (t *transferService) Download(req *pb.DownloadRequest, stream grpc.ServerSt
 	for {
 		data, hole, err := source.Next(ctx)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return out.End()
 		}
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(&pb.DownloadResponse{Data: data, Hole: hole}); err != nil {
+		if len(data) > 0 {
+			err = out.Data(data)
+		}
+		if hole > 0 && err == nil {
+			err = out.Hole(hole)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -278,11 +385,23 @@ func (t *transferService) Upload(stream grpc.BidiStreamingServer[pb.UploadReques
 	if begin == nil {
 		return verr.New(verr.InvalidArg, "an upload does not say where to write")
 	}
+	var in inlet = &upMessages{stream: stream}
+	if token := begin.GetChannel(); len(token) > 0 {
+		c, done, err := t.channel(ctx, token)
+		if err != nil {
+			return err
+		}
+		defer done()
+		in = c
+	}
 	sink, err := t.transfer.Upload(ctx, begin)
 	if err != nil {
 		return err
 	}
-	written, err := fill(ctx, stream, sink)
+	written, err := uint64(0), stream.Send(&pb.UploadResponse{})
+	if err == nil {
+		written, err = fill(ctx, in, sink)
+	}
 	if err != nil {
 		sink.Abort()
 		return err
@@ -293,32 +412,24 @@ func (t *transferService) Upload(stream grpc.BidiStreamingServer[pb.UploadReques
 	return stream.Send(&pb.UploadResponse{Written: written})
 }
 
-// fill writes until the core closes its side.
-func fill(ctx context.Context, stream grpc.BidiStreamingServer[pb.UploadRequest, pb.UploadResponse], sink storage.Sink) (written uint64, err error) {
-	if err := stream.Send(&pb.UploadResponse{}); err != nil {
-		return 0, err
-	}
+// fill writes until the content ends.
+func fill(ctx context.Context, in inlet, sink storage.Sink) (written uint64, err error) {
 	for {
-		piece, err := stream.Recv()
+		data, hole, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			return written, nil
 		}
 		if err != nil {
 			return written, err
 		}
-		if len(piece.GetData()) > maxPiece {
-			return written, verr.New(verr.InvalidArg, "a piece of %d bytes, at most %d are allowed", len(piece.GetData()), maxPiece)
+		if len(data) > 0 {
+			err = sink.Write(ctx, data)
+		} else {
+			err = sink.Hole(ctx, hole)
 		}
-		if len(piece.GetData()) > 0 {
-			if err := sink.Write(ctx, piece.GetData()); err != nil {
-				return written, err
-			}
+		if err != nil {
+			return written, err
 		}
-		if piece.GetHole() > 0 {
-			if err := sink.Hole(ctx, piece.GetHole()); err != nil {
-				return written, err
-			}
-		}
-		written += uint64(len(piece.GetData())) + piece.GetHole()
+		written += uint64(len(data)) + hole
 	}
 }

@@ -204,10 +204,9 @@ func (s *Sink) Hole(_ context.Context, length uint64) error {
 	return nil
 }
 
-// Finish implements storage.Sink.
+// Finish implements storage.Sink. The system writes to the disk when it likes, as after any copy.
 func (s *Sink) Finish(context.Context) error {
-	err := s.file.Sync()
-	if err = errors.Join(err, s.file.Close()); err != nil {
+	if err := s.file.Close(); err != nil {
 		return storage.SystemError(err, "cannot write '%s'", s.file.Name())
 	}
 	return nil

@@ -2684,7 +2684,9 @@ type DownloadRequest struct {
 	// Bytes, or 0 for all.
 	Length uint64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	// Tell holes as holes.
-	Sparse        bool `protobuf:"varint,5,opt,name=sparse,proto3" json:"sparse,omitempty"`
+	Sparse bool `protobuf:"varint,5,opt,name=sparse,proto3" json:"sparse,omitempty"`
+	// Token of the socket that the content goes through, 16 bytes, or empty. The call then ends after the content.
+	Channel       []byte `protobuf:"bytes,6,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2752,6 +2754,13 @@ func (x *DownloadRequest) GetSparse() bool {
 		return x.Sparse
 	}
 	return false
+}
+
+func (x *DownloadRequest) GetChannel() []byte {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
 }
 
 // DownloadResponse is a piece.
@@ -2883,7 +2892,9 @@ type UploadBegin struct {
 	// First byte.
 	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Most bytes, or 0 for as many as fit.
-	Length        uint64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	Length uint64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	// Token of the socket that the content comes through, 16 bytes, or empty. The core closes its side of the call after the content.
+	Channel       []byte `protobuf:"bytes,5,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2944,6 +2955,13 @@ func (x *UploadBegin) GetLength() uint64 {
 		return x.Length
 	}
 	return 0
+}
+
+func (x *UploadBegin) GetChannel() []byte {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
 }
 
 // UploadResponse tells that the volume is open, and at the end that all is written.
@@ -3165,25 +3183,27 @@ const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"\x06volume\x18\x02 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\x12\x1c\n" +
 	"\talgorithm\x18\x03 \x01(\rR\talgorithm\"F\n" +
 	"\fWipeResponse\x126\n" +
-	"\bprogress\x18\x01 \x01(\v2\x1a.lodge.storage.v1.ProgressR\bprogress\"\xb7\x01\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1a.lodge.storage.v1.ProgressR\bprogress\"\xd1\x01\n" +
 	"\x0fDownloadRequest\x12*\n" +
 	"\x04pool\x18\x01 \x01(\v2\x16.lodge.storage.v1.PoolR\x04pool\x120\n" +
 	"\x06volume\x18\x02 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\x04R\x06length\x12\x16\n" +
-	"\x06sparse\x18\x05 \x01(\bR\x06sparse\":\n" +
+	"\x06sparse\x18\x05 \x01(\bR\x06sparse\x12\x18\n" +
+	"\achannel\x18\x06 \x01(\fR\achannel\":\n" +
 	"\x10DownloadResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04hole\x18\x02 \x01(\x04R\x04hole\"l\n" +
 	"\rUploadRequest\x123\n" +
 	"\x05begin\x18\x01 \x01(\v2\x1d.lodge.storage.v1.UploadBeginR\x05begin\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04hole\x18\x03 \x01(\x04R\x04hole\"\x9b\x01\n" +
+	"\x04hole\x18\x03 \x01(\x04R\x04hole\"\xb5\x01\n" +
 	"\vUploadBegin\x12*\n" +
 	"\x04pool\x18\x01 \x01(\v2\x16.lodge.storage.v1.PoolR\x04pool\x120\n" +
 	"\x06volume\x18\x02 \x01(\v2\x18.lodge.storage.v1.VolumeR\x06volume\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x04 \x01(\x04R\x06length\"*\n" +
+	"\x06length\x18\x04 \x01(\x04R\x06length\x12\x18\n" +
+	"\achannel\x18\x05 \x01(\fR\achannel\"*\n" +
 	"\x0eUploadResponse\x12\x18\n" +
 	"\awritten\x18\x01 \x01(\x04R\awritten*\xb3\x01\n" +
 	"\n" +

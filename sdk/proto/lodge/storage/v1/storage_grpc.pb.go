@@ -1049,7 +1049,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TransferService reads and writes what is in volumes.
+// TransferService reads and writes what is in volumes. Content goes through a socket that the core sends beside the call, in the format
+// of package content of the SDK; where no socket is named, it goes through the messages of the call.
 type TransferServiceClient interface {
 	// Download reads length bytes from offset, or all from there if length is 0; the first message of the driver has nothing and tells that
 	// the volume is open.
@@ -1103,7 +1104,8 @@ type TransferService_UploadClient = grpc.BidiStreamingClient[UploadRequest, Uplo
 // All implementations must embed UnimplementedTransferServiceServer
 // for forward compatibility.
 //
-// TransferService reads and writes what is in volumes.
+// TransferService reads and writes what is in volumes. Content goes through a socket that the core sends beside the call, in the format
+// of package content of the SDK; where no socket is named, it goes through the messages of the call.
 type TransferServiceServer interface {
 	// Download reads length bytes from offset, or all from there if length is 0; the first message of the driver has nothing and tells that
 	// the volume is open.

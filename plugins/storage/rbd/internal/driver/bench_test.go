@@ -19,6 +19,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/storage/rbd/internal/journal"
 	"github.com/lodgevirt/lodge/plugins/storage/rbd/internal/librados"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -31,7 +32,14 @@ var shared struct {
 	err     error
 }
 
+// serveKey makes the test binary the plugin.
+const serveKey = "LODGE_TEST_SERVE"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(serveKey) != "" {
+		plugin.Serve(Plugin("1.0.0", librados.Dial, librados.Available()))
+		return
+	}
 	code := m.Run()
 	if shared.cluster != nil {
 		shared.cluster.Stop()

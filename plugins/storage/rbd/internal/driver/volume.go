@@ -97,7 +97,7 @@ func (u *use) create(ctx context.Context, def *poolxml.Volume, from string, sour
 	if err := u.fill(ctx, e, def, from, snapshot, source, progress); err != nil {
 		return nil, errors.Join(u.failed(err, "cannot make image '%s'", def.Name), u.undo(e))
 	}
-	err = u.Rename(e.Hidden, def.Name)
+	err = u.Journal.Rename(e.Hidden, def.Name)
 	if errors.Is(err, unix.EEXIST) {
 		return nil, errors.Join(exists(def.Name), u.undo(e))
 	}
@@ -232,7 +232,7 @@ func (u *use) unname(name string, flags uint32) (*journal.Entry, error) {
 	if err != nil {
 		return nil, u.failed(err, "cannot remove image '%s'", name)
 	}
-	if err := u.Rename(name, e.Hidden); err != nil {
+	if err := u.Journal.Rename(name, e.Hidden); err != nil {
 		return nil, errors.Join(u.failed(err, "cannot remove image '%s'", name), u.undo(e))
 	}
 	return e, nil
@@ -252,7 +252,7 @@ func (u *use) destroy(e *journal.Entry) error {
 		u.Journal.Leave(e)
 		return err
 	}
-	if back := u.Rename(e.Hidden, e.Name); back != nil {
+	if back := u.Journal.Rename(e.Hidden, e.Name); back != nil {
 		u.Journal.Leave(e)
 		return err
 	}

@@ -143,7 +143,7 @@ func BenchmarkRefresh950(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer u.Close()
+	b.Cleanup(u.Close)
 	var all errgroup.Group
 	all.SetLimit(8)
 	for n := range images {

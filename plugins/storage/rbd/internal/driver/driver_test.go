@@ -247,6 +247,19 @@ func TestWhatCannotConnectSaysWhy(t *testing.T) {
 	}
 }
 
+func TestAnImageThatCannotBeReadIsTold(t *testing.T) {
+	b := newBench(t)
+	b.must(&pb.CreateRequest{Xml: vol("good", 1<<20)})
+	b.must(&pb.CreateRequest{Xml: vol("bad", 1<<20)})
+	if _, err := b.ceph.Run(t.Context(), "sh", "-c", "rados -p rbd rm rbd_header.$(rados -p rbd get rbd_id.bad - | tail -c +5)"); err != nil {
+		t.Fatal(err)
+	}
+	all, _, err := b.refresh(b.pool)
+	if err != nil || len(all) != 2 || all["good"].GetTrouble() != "" || all["bad"].GetTrouble() == "" {
+		t.Errorf("volumes %v, error %v", all, err)
+	}
+}
+
 // TestWhatIsReadIsWhatLibrbdSays compares sizes that were read from metadata with those that Ceph's own command finds.
 func TestWhatIsReadIsWhatLibrbdSays(t *testing.T) {
 	b := newBench(t)

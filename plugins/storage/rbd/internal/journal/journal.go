@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -111,11 +112,8 @@ func (j *Journal) Claim() error {
 	if claimed {
 		return nil
 	}
-	if err := j.pool.Lock(Object, ownerPrefix+j.id, j.self, lockTime); err != nil {
-		return fmt.Errorf("lock journal: %w", err)
-	}
-	if err := j.pool.SetValues(Object, map[string][]byte{ownerPrefix + j.id: []byte(j.self)}); err != nil {
-		return fmt.Errorf("write journal: %w", err)
+	if err := j.show(); err != nil {
+		return err
 	}
 	values, err := j.pool.AllValues(Object, ownerPrefix)
 	if err != nil {
@@ -141,10 +139,21 @@ func (j *Journal) beat() {
 			return
 		case <-tick.C:
 		}
-		if err := j.pool.Lock(Object, ownerPrefix+j.id, j.self, lockTime); err != nil {
+		if err := j.show(); err != nil {
 			j.log.Warn("lock of the journal could not be renewed", "error", err)
 		}
 	}
+}
+
+// show takes or renews the owner's lock, and lists the owner, also when a long silence has had it taken off the list.
+func (j *Journal) show() error {
+	if err := j.pool.Lock(Object, ownerPrefix+j.id, j.self, lockTime); err != nil {
+		return fmt.Errorf("lock journal: %w", err)
+	}
+	if err := j.pool.SetValues(Object, map[string][]byte{ownerPrefix + j.id: []byte(j.self)}); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return nil
 }
 
 // Close ends the owner. Entries that it leaves are settled by the next Sweep.
@@ -237,11 +246,17 @@ func (j *Journal) Sweep() error {
 	if len(values) == 0 {
 		return nil
 	}
+	entries := j.entries(values)
+	for _, e := range entries { // an owner that is not listed may be one that was silent for long
+		if key := ownerPrefix + e.Owner; values[key] == nil {
+			values[key] = []byte{}
+		}
+	}
 	gone, err := j.gone(values)
 	if err != nil {
 		return err
 	}
-	todo := j.unowned(values, gone)
+	todo := slices.DeleteFunc(entries, func(e *Entry) bool { return !gone[e.Owner] && (e.Owner != j.id || j.busy(e)) })
 	if len(todo) == 0 && len(gone) == 0 {
 		return nil
 	}
@@ -267,9 +282,9 @@ func (j *Journal) Sweep() error {
 	return errors.Join(err, j.pool.Unlock(Object, sweepLock, j.id))
 }
 
-// unowned are the entries that nobody works on.
-func (j *Journal) unowned(values map[string][]byte, gone map[string]bool) []*Entry {
-	var todo []*Entry
+// entries reads the entries.
+func (j *Journal) entries(values map[string][]byte) []*Entry {
+	var all []*Entry
 	for key, text := range values {
 		e := &Entry{}
 		if !strings.HasPrefix(key, workPrefix) {
@@ -279,13 +294,9 @@ func (j *Journal) unowned(values map[string][]byte, gone map[string]bool) []*Ent
 			j.log.Warn("entry of the journal cannot be read", "key", key)
 			continue
 		}
-		_, known := values[ownerPrefix+e.Owner]
-		own := e.Owner == j.id
-		if own && !j.busy(e) || !own && (gone[e.Owner] || !known) {
-			todo = append(todo, e)
-		}
+		all = append(all, e)
 	}
-	return todo
+	return all
 }
 
 // gone finds the owners that are no more, and fences them.

@@ -28,12 +28,12 @@ require (
 )
 
 require (
+	github.com/ceph/go-ceph v0.39.0
 	go.etcd.io/etcd/api/v3 v3.7.3
 	go.uber.org/zap v1.27.1
 )
 
 require (
-	github.com/ceph/go-ceph v0.39.0 // indirect
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/fatih/color v1.13.0 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect

@@ -49,7 +49,9 @@ func (d *Driver) Create(ctx context.Context, req *pb.CreateRequest, progress sto
 	}
 	return with(ctx, d, req.GetPool(), 1, func(ctx context.Context, u *use) (*pb.Volume, error) {
 		if source != nil {
-			source.Hold()
+			if !source.Hold() {
+				return nil, source.Lane.Ended(ctx)
+			}
 			defer source.Release()
 		}
 		return u.create(ctx, def, req.GetFrom().GetName(), source, progress)

@@ -247,6 +247,17 @@ func TestWhatCannotConnectSaysWhy(t *testing.T) {
 	}
 }
 
+// TestWithoutMonitorsCephsOwnFileCounts has monitors and user come from Ceph's configuration file.
+func TestWithoutMonitorsCephsOwnFileCounts(t *testing.T) {
+	b := newBench(t)
+	b.must(&pb.CreateRequest{Xml: vol("v", 1<<20)})
+	t.Setenv("CEPH_CONF", b.ceph.Conf())
+	all, _, err := b.refresh(b.define("<source><name>rbd</name></source>", nil))
+	if err != nil || len(all) != 1 || len(all["v"].GetNetwork().GetHosts()) != 0 {
+		t.Errorf("volumes %v, error %v", all, err)
+	}
+}
+
 func TestAnImageThatCannotBeReadIsTold(t *testing.T) {
 	b := newBench(t)
 	b.must(&pb.CreateRequest{Xml: vol("good", 1<<20)})

@@ -153,11 +153,15 @@ func (s *Store) retire(uuid string) {
 	}
 }
 
-// Hold lends a session once more.
-func (x *Session) Hold() {
+// Hold lends a session once more, for work that may outlive its caller. It reports false if nobody has the session any more and it is ending.
+func (x *Session) Hold() bool {
 	x.store.mu.Lock()
 	defer x.store.mu.Unlock()
+	if x.retired && x.refs == 0 {
+		return false
+	}
 	x.refs++
+	return true
 }
 
 // Release gives a session back.
@@ -268,9 +272,9 @@ func (x *Session) refused(err error) error {
 	return storage.Failed("cannot connect to %s %s: %w", x.Def.Place(), who, err)
 }
 
-// Broken notes an error of a call. After those that say that the connection is of no more use, the next call makes another one.
+// Broken notes an error of a call. After those that say that the connection is of no more use, or may be, the next call makes another one.
 func (x *Session) Broken(err error) {
-	if !errors.Is(err, unix.ESHUTDOWN) && !errors.Is(err, unix.ENOTCONN) {
+	if !errors.Is(err, unix.ESHUTDOWN) && !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ETIMEDOUT) {
 		return
 	}
 	x.store.mu.Lock()

@@ -34,6 +34,7 @@ type Pool struct {
 	Features *Features `xml:"features"`
 	Source   Source    `xml:"source"`
 	Target   *Target   `xml:"target"`
+	Refresh  *Refresh  `xml:"refresh"`
 	Mount    *Options  `xml:"http://libvirt.org/schemas/storagepool/fs/1.0 mount_opts"`
 	Config   *Settings `xml:"http://libvirt.org/schemas/storagepool/rbd/1.0 config_opts"`
 }
@@ -135,6 +136,16 @@ type Permissions struct {
 	Label string `xml:"label,omitempty"`
 }
 
+// Refresh is what a refresh looks at.
+type Refresh struct {
+	Volume RefreshVolume `xml:"volume"`
+}
+
+// RefreshVolume says how a volume's allocation is found: "default", or "capacity" to take the capacity for it.
+type RefreshVolume struct {
+	Allocation string `xml:"allocation,attr"`
+}
+
 // Options are further options of a mount.
 type Options struct {
 	Options []Named `xml:"http://libvirt.org/schemas/storagepool/fs/1.0 option"`
@@ -180,6 +191,9 @@ func Parse(text string, types ...string) (*Pool, error) {
 	p.UUID = id.String()
 	if err := p.Source.Auth.check(); err != nil {
 		return nil, err
+	}
+	if r := p.Refresh; r != nil && r.Volume.Allocation != "default" && r.Volume.Allocation != "capacity" {
+		return nil, verr.New(verr.XMLError, "unknown storage pool volume refresh allocation type '%s'", r.Volume.Allocation)
 	}
 	if p.Target == nil {
 		return p, nil
@@ -333,15 +347,6 @@ func (p *Permissions) Values(mode uint32) (uint32, int, int) {
 		group = int(n)
 	}
 	return mode, owner, group
-}
-
-// XML prints the definition as libvirt does.
-func (p *Pool) XML() (string, error) {
-	text, err := xml.Marshal(p)
-	if err != nil {
-		return "", verr.New(verr.Internal, "print storage pool: %w", err)
-	}
-	return domxml.Reformat(string(text))
 }
 
 // ParseSource reads a client's description of where to look for sources; an empty one is a Source without anything.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -43,6 +45,20 @@ func (b *Binaries) Close() {
 	}
 }
 
+// withLibraries are plugins that are built with the C libraries that are here.
+var withLibraries = []string{"storage/rbd"}
+
+// tags are the build tags of these libraries.
+func (b *Binaries) tags(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "scripts/tags")
+	cmd.Dir = b.Root
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("find C libraries: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // build builds the daemons and the plugins, and puts the manifests beside them.
 func (b *Binaries) build() error {
 	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
@@ -55,7 +71,8 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
-	for _, folder := range []string{"qemu", "test", "storage/local", "storage/logical", "storage/disk", "lock/sanlock", "lock/etcd"} {
+	plain := []string{"qemu", "test", "storage/local", "storage/logical", "storage/disk", "lock/sanlock", "lock/etcd"}
+	for _, folder := range append(plain, withLibraries...) {
 		name := filepath.Base(folder)
 		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)
 		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", folder, name+".toml"))
@@ -66,8 +83,16 @@ func (b *Binaries) build() error {
 			return fmt.Errorf("write manifest: %w", err)
 		}
 	}
+	tags, err := b.tags(ctx)
+	if err != nil {
+		return err
+	}
 	for from, to := range targets {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
+		if tags != "" && slices.Contains(withLibraries, strings.TrimPrefix(from, "plugins/")) {
+			cmd = exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", to, "./"+from)
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		}
 		cmd.Dir = b.Root
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w: %s", from, err, out)

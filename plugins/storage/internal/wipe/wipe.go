@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -86,22 +87,37 @@ func File(ctx context.Context, f *os.File, size uint64, algorithm uint32, progre
 	if algorithm == Trim {
 		return trim(f, size)
 	}
+	if err := Passes(ctx, f, size, algorithm, progress); err != nil {
+		return fmt.Errorf("wipe %q: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Target is what can be overwritten: a file, or what a network storage has in its place.
+type Target interface {
+	io.WriterAt
+	// Sync returns when all that was written survives power loss.
+	Sync() error
+}
+
+// Passes overwrites the first size bytes by any algorithm but Trim; progress hears of every block.
+func Passes(ctx context.Context, f Target, size uint64, algorithm uint32, progress func(done, total uint64)) error {
 	passes, ok := algorithms[algorithm]
 	if !ok {
-		return fmt.Errorf("wipe %q by algorithm %d: %w", f.Name(), algorithm, ErrAlgorithm)
+		return fmt.Errorf("algorithm %d: %w", algorithm, ErrAlgorithm)
 	}
 	buf := make([]byte, min(size, block))
 	total := size * uint64(len(passes))
 	for n, p := range passes {
 		if err := p.write(ctx, f, size, buf, func(done uint64) { progress(uint64(n)*size+done, total) }); err != nil {
-			return fmt.Errorf("wipe %q: pass %d of %d: %w", f.Name(), n+1, len(passes), err)
+			return fmt.Errorf("pass %d of %d: %w", n+1, len(passes), err)
 		}
 	}
 	return nil
 }
 
 // write goes over the file once.
-func (p pass) write(ctx context.Context, f *os.File, size uint64, buf []byte, progress func(uint64)) error {
+func (p pass) write(ctx context.Context, f Target, size uint64, buf []byte, progress func(uint64)) error {
 	for i := range buf {
 		if len(p) > 0 {
 			buf[i] = p[i%len(p)]

@@ -160,30 +160,6 @@ func look(ctx context.Context, s initiator.Session, pool *define.Pool, lun int) 
 	return v, nil
 }
 
-// Look describes the unit that a volume's name says.
-func (p *Pools) Look(ctx context.Context, pool *define.Pool, secrets []*pb.Secret, name string) (v *pb.Volume, err error) {
-	lun, ok := define.Unit(name)
-	if !ok {
-		return nil, storage.NoVolume(name)
-	}
-	err = p.with(ctx, pool, secrets, func(s initiator.Session) error {
-		v, err = p.lookAt(ctx, s, pool, lun, name)
-		return err
-	})
-	return v, err
-}
-
-func (p *Pools) lookAt(ctx context.Context, s initiator.Session, pool *define.Pool, lun int, name string) (*pb.Volume, error) {
-	if err := listed(ctx, s, lun, name); err != nil {
-		return nil, failedUnless(pool, err)
-	}
-	v, err := look(ctx, s, pool, lun)
-	if errors.Is(err, initiator.ErrNotDisk) {
-		return nil, storage.NoVolume(name)
-	}
-	return v, failedUnless(pool, err)
-}
-
 // listed fails with NoStorageVol unless the target has a unit of that number: what it answers for others is not always an error.
 func listed(ctx context.Context, s initiator.Session, lun int, name string) error {
 	luns, err := s.LUNs(ctx)

@@ -32,11 +32,18 @@ func newBench(t *testing.T) *bench {
 	return &bench{t, faketest.StartWith(t, Plugin("1.0.0"), quick).Conn}
 }
 
-// define has the driver complete a definition of a direct pool.
+// auth is what a pool has whose target asks for a password.
+const auth = "<auth type='chap' username='me'><secret usage='u'/></auth>"
+
+func directXML(host string, port int, target, more string) string {
+	return fmt.Sprintf(`<pool type='iscsi-direct'><name>p</name><source><host name='%s' port='%d'/><device path='%s'/>
+		<initiator><iqn name='%s'/></initiator>%s</source></pool>`, host, port, target, selfName, more)
+}
+
+// direct has the driver complete a definition of a direct pool.
 func (b *bench) direct(host string, port int, target, more string, secrets ...*pb.Secret) *pb.Pool {
 	b.Helper()
-	return b.define(fmt.Sprintf(`<pool type='iscsi-direct'><name>p</name><source><host name='%s' port='%d'/><device path='%s'/>
-		<initiator><iqn name='%s'/></initiator>%s</source></pool>`, host, port, target, selfName, more), secrets...)
+	return b.define(directXML(host, port, target, more), secrets...)
 }
 
 func (b *bench) define(text string, secrets ...*pb.Secret) *pb.Pool {

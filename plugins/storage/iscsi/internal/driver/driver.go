@@ -27,7 +27,6 @@ type pools interface {
 	Start(ctx context.Context, pool *define.Pool, secrets []*pb.Secret) error
 	Stop(ctx context.Context, pool *define.Pool) error
 	Refresh(ctx context.Context, pool *define.Pool, secrets []*pb.Secret, found func(...*pb.Volume) error) (*pb.PoolSize, error)
-	Look(ctx context.Context, pool *define.Pool, secrets []*pb.Secret, name string) (*pb.Volume, error)
 }
 
 // contents are what is in their volumes.
@@ -45,7 +44,7 @@ type backend interface {
 	FindSources(ctx context.Context, spec *poolxml.Source) (string, error)
 }
 
-// Driver implements storage.Driver and the optional interfaces but for Builder and Resizer.
+// Driver implements storage.Driver, and of the optional interfaces those that need no say in what disks a target has.
 type Driver struct {
 	core   plugin.Core
 	direct *direct.Pools
@@ -55,7 +54,6 @@ type Driver struct {
 var (
 	_ storage.Driver    = (*Driver)(nil)
 	_ storage.Finder    = (*Driver)(nil)
-	_ storage.Volumes   = (*Driver)(nil)
 	_ storage.Wiper     = (*Driver)(nil)
 	_ storage.Transfer  = (*Driver)(nil)
 	_ plugin.Configurer = (*Driver)(nil)

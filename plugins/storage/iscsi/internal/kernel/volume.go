@@ -133,8 +133,8 @@ func (p *Pools) link(pool *define.Pool, d disk) (string, bool) {
 	return other, other != ""
 }
 
-// Look describes the unit that a volume's name says.
-func (p *Pools) Look(ctx context.Context, pool *define.Pool, _ []*pb.Secret, name string) (*pb.Volume, error) {
+// look describes the disk that a volume's name says.
+func (p *Pools) look(ctx context.Context, pool *define.Pool, name string) (*pb.Volume, error) {
 	s, err := p.session(ctx, pool)
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (p *Pools) Look(ctx context.Context, pool *define.Pool, _ []*pb.Secret, nam
 
 // open opens the device of a volume as it is now. One that is to be written must not be mounted.
 func (p *Pools) open(ctx context.Context, pool *define.Pool, name string, flags int) (*os.File, error) {
-	v, err := p.Look(ctx, pool, nil, name)
+	v, err := p.look(ctx, pool, name)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@
 package tgttest
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -149,20 +148,20 @@ func (s *Server) Kill() {
 	_ = s.Process.Kill()
 	<-s.gone
 	// What its control port leaves in the file system.
-	for _, name := range []string{"/var/run/tgtd.ipc_abstract_namespace." + s.control, fmt.Sprintf("/var/run/tgtd/socket.%s", s.control)} {
-		_ = os.Remove(name)
-		_ = os.Remove(name + ".lock")
-	}
+	name := "/var/run/tgtd/socket." + s.control
+	_ = os.Remove(name)
+	_ = os.Remove(name + ".lock")
 }
 
-// File makes a disk's file of some size in bytes.
+// File makes a disk's file of some size in bytes, under a path that tgtadm takes for one whatever the test is called.
 func File(t testing.TB, size int64) string {
 	t.Helper()
-	f, err := os.CreateTemp(t.TempDir(), "disk")
+	f, err := os.CreateTemp("", "tgttest-disk-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	t.Cleanup(func() { _ = os.Remove(f.Name()) })
 	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
 	}

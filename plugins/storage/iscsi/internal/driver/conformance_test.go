@@ -1,38 +1,52 @@
-//go:build libiscsi && cgo
-
 package driver
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
-	"github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/tgttest"
+	"github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/iscsiadmtest"
+	"github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/kernel"
 	"github.com/lodgevirt/lodge/sdk/conformance/storagedriver"
 	"github.com/lodgevirt/lodge/sdk/plugin"
-	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 )
 
-// TestConformance has a real target behind the driver, which is killed in all that it does.
-func TestConformance(t *testing.T) {
+const (
+	// serveKey makes the test binary the plugin.
+	serveKey = "LODGE_TEST_SERVE"
+	// hostKey is a link to the emulated host that it runs on.
+	hostKey = "LODGE_TEST_HOST"
+)
+
+// TestConformanceOfKernelPools has an emulated kernel behind the driver, which is killed in all that it does.
+func TestConformanceOfKernelPools(t *testing.T) {
+	current := filepath.Join(t.TempDir(), "host")
+	t.Setenv(hostKey, current)
 	storagedriver.Run(t, storagedriver.Factory{
-		Plugin: func() plugin.Plugin { return Plugin("1.0.0") },
-		Config: quick,
+		Plugin: served,
+		Config: fmt.Appendf(nil, `{"iscsiadm": %q, "node_database": %q}`, current+"/iscsiadm", current+"/nodes"),
 		Pool: func(t *testing.T) storagedriver.Pool {
-			server := tgttest.Start(t)
-			server.CHAP(server.Target(targetName, tgttest.File(t, 4<<20), tgttest.File(t, 4<<20)), "me", "right-password")
-			return storagedriver.Pool{
-				XML:     directXML(server.Host, server.Port, targetName, auth),
-				Secrets: []*pb.Secret{{Usage: "u", Value: []byte("right-password")}},
-				Volumes: []string{"unit:0:0:1", "unit:0:0:2"}, Standing: true,
+			h := iscsiadmtest.Start(t, iscsiadmtest.Target{Name: targetName, Portal: portal, Disks: []int64{4 << 20, 4 << 20}})
+			_ = os.Remove(current)
+			if err := os.Symlink(h.Dir, current); err != nil {
+				t.Fatal(err)
 			}
+			return storagedriver.Pool{XML: kernelXML(h, ""), Volumes: []string{"unit:0:0:1", "unit:0:0:2"}}
 		},
 		Command: process,
 	})
 }
 
-// serveKey makes the test binary the plugin.
-const serveKey = "LODGE_TEST_SERVE"
+// served is the plugin, on an emulated host if the environment names one.
+func served() plugin.Plugin {
+	dir, err := filepath.EvalSymlinks(os.Getenv(hostKey))
+	if err != nil {
+		return Plugin("1.0.0")
+	}
+	return pluginOn("1.0.0", kernel.Roots{Sys: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev")})
+}
 
 // process is the plugin's.
 func process() *exec.Cmd {
@@ -43,7 +57,7 @@ func process() *exec.Cmd {
 
 func TestMain(m *testing.M) {
 	if os.Getenv(serveKey) != "" {
-		plugin.Serve(Plugin("1.0.0"))
+		plugin.Serve(served())
 		return
 	}
 	os.Exit(m.Run())

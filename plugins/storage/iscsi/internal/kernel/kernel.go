@@ -95,6 +95,9 @@ func (p *Pools) Start(ctx context.Context, pool *define.Pool, secrets []*pb.Secr
 	if err != nil {
 		return err
 	}
+	if name := n.foreign(); name != "" {
+		return storage.Failed("iSCSI target '%s' has a record that is not this driver's, and stays as it is: %s", pool.Target(), name)
+	}
 	if err := p.iface(ctx, n); err != nil {
 		return err
 	}

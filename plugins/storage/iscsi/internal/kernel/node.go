@@ -183,6 +183,17 @@ func (n node) own() (*os.File, string, error) {
 	return nil, "", fmt.Errorf("look for it in %s: %w", strings.Join(n.databases, " and "), os.ErrNotExist)
 }
 
+// foreign is the record of somebody else's that a new one would take the place of, or empty.
+func (n node) foreign() string {
+	for _, name := range n.records() {
+		text, err := os.ReadFile(name)
+		if err == nil && !hasLine(string(text), "iface.iscsi_ifacename = "+n.iface) {
+			return name
+		}
+	}
+	return ""
+}
+
 // change changes lines of the node's record in its place, so that there is no second file with a password in it.
 func (n node) change(all []setting) error {
 	f, text, err := n.own()

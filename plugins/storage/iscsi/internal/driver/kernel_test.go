@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -243,5 +244,46 @@ func TestContentOfDevices(t *testing.T) {
 	}
 	if err := b.wipe(p, &pb.Volume{Name: "unit:0:0:0"}, 0); code(err) != verr.NoStorageVol {
 		t.Errorf("the controller is wiped: %v", err)
+	}
+}
+
+// TestKilledWhileItLogsInAndOut kills the driver over the one thing that has a password in a file for a moment.
+func TestKilledWhileItLogsInAndOut(t *testing.T) {
+	h := iscsiadmtest.Start(t, iscsiadmtest.Target{Name: targetName, Portal: portal, User: "me", Password: "right-password", Disks: []int64{1 << 20}})
+	t.Setenv(hostKey, h.Dir)
+	core := faketest.Launch(t, h.Config(), process)
+	b := &bench{t, core.Conn}
+	p := b.kernelPool(h, auth, &pb.Secret{Usage: "u", Value: []byte("right-password")})
+	seed := mathrand.Uint64()
+	t.Logf("the seed is %d", seed)
+	random := mathrand.New(mathrand.NewPCG(seed, 0))
+	for round := range 50 {
+		done := make(chan struct{})
+		client := pb.NewPoolServiceClient(b.conn)
+		go func() {
+			defer close(done)
+			if round%2 == 0 {
+				_, _ = client.Start(t.Context(), &pb.StartRequest{Pool: p})
+			} else {
+				_, _ = client.Stop(t.Context(), &pb.StopRequest{Pool: p})
+			}
+		}()
+		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+		core.Kill()
+		<-done
+		core.Relaunch(t, h.Config(), process)
+		b.conn = core.Conn
+		if err := b.start(p); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if all, _ := b.mustRefresh(p); len(all) != 1 || len(h.Sessions()) != 1 || len(h.Records()) != 0 {
+			t.Fatalf("round %d: volumes %v, sessions %q, records %q", round, all, h.Sessions(), h.Records())
+		}
+		if round%2 != 0 {
+			b.stop(p)
+		}
+	}
+	if strings.Contains(h.Runs(), "password") {
+		t.Error("the password is an argument")
 	}
 }

@@ -20,6 +20,7 @@ const (
 	exitDatabase  = 6
 	exitInvalid   = 7
 	exitTransport = 12
+	exitExists    = 15
 	exitDaemon    = 20
 	exitNone      = 21
 	exitSysfs     = 22
@@ -180,10 +181,27 @@ func (f *fake) login(record string) {
 			value(record, "node.session.auth.username") != t.User || value(record, "node.session.auth.password") != t.Password) {
 			fail(exitDenied, "iscsiadm: initiator reported error (24 - iSCSI login failed due to authorization failure)")
 		}
+		if f.loggedIn(t) {
+			fail(exitExists, "iscsiadm: default: 1 session requested, but 1 already present.")
+		}
 		f.show(t)
 		return
 	}
 	fail(19, "iscsiadm: initiator reported error (19 - encountered non-retryable iSCSI login failure)")
+}
+
+// loggedIn reports whether there is a session of the target by the same interface already.
+func (f *fake) loggedIn(t target) bool {
+	all, err := filepath.Glob(f.path("sys/class/iscsi_session/session*"))
+	must(err)
+	for _, dir := range all {
+		name, _ := os.ReadFile(filepath.Join(dir, "targetname"))
+		iface, _ := os.ReadFile(filepath.Join(dir, "ifacename"))
+		if strings.TrimSpace(string(name)) == t.Name && strings.TrimSpace(string(iface)) == f.args["--interface"] {
+			return true
+		}
+	}
+	return false
 }
 
 // show makes a session of a target, as the kernel does.

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,7 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
+	"github.com/lodgevirt/lodge/sdk/storage"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -415,5 +419,38 @@ func TestPoolsComeBack(t *testing.T) {
 	}
 	if s := strings.Join(got, ", "); s != "boot 2, kept 0" {
 		t.Errorf("after another boot: %s", s)
+	}
+}
+
+// wiper is a driver that makes no volumes, and wipes those that there are.
+type wiper struct {
+	storage.Driver
+	wiped string
+}
+
+func (w *wiper) Wipe(_ context.Context, req *pb.WipeRequest, _ storage.Progress) error {
+	w.wiped = req.GetVolume().GetName()
+	return nil
+}
+
+func TestVolumesThatADriverDoesNotMakeAreWiped(t *testing.T) {
+	b := newBench(t)
+	b.volume(b.running("p"), "v")
+	w := &wiper{Driver: b.shelf}
+	b.conn = faketest.Client(t, plugin.Plugin{Name: "wiper", Version: "1.0.0", Storage: func(plugin.Core) (storage.Driver, error) { return w, nil }})
+	b.restart()
+	p, err := b.ByName("p")
+	if err == nil {
+		err = p.Refresh(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := p.Volume(t.Context(), "v")
+	if err == nil {
+		err = v.Wipe(t.Context(), 0)
+	}
+	if err != nil || w.wiped != "v" || b.names(p) != "v" {
+		t.Errorf("volume %q is wiped, there are %q, error %v", w.wiped, b.names(p), err)
 	}
 }

@@ -195,7 +195,7 @@ func (u *Upload) Finish(ctx context.Context) error {
 	if err := drain(u.stream); err != nil {
 		return err
 	}
-	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && verr.From(err).Code != verr.NoSupport {
+	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && !looksAtNone(err) {
 		return err
 	}
 	u.volume.Pool.publishRefresh()

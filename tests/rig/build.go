@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -55,7 +57,9 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
-	for _, folder := range []string{"qemu", "test", "storage/local", "storage/logical", "storage/disk", "lock/sanlock", "lock/etcd"} {
+	for _, folder := range []string{
+		"qemu", "test", "storage/local", "storage/logical", "storage/disk", "storage/sheepdog", "storage/iscsi", "lock/sanlock", "lock/etcd",
+	} {
 		name := filepath.Base(folder)
 		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)
 		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", folder, name+".toml"))
@@ -66,12 +70,34 @@ func (b *Binaries) build() error {
 			return fmt.Errorf("write manifest: %w", err)
 		}
 	}
+	tags, err := b.tags(ctx)
+	if err != nil {
+		return err
+	}
 	for from, to := range targets {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
+		if tags != "" && slices.Contains(withC, from) {
+			cmd = exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", to, "./"+from)
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		}
 		cmd.Dir = b.Root
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w: %s", from, err, out)
 		}
 	}
 	return nil
+}
+
+// withC are the plugins that use C libraries where they are found.
+var withC = []string{"plugins/storage/iscsi"}
+
+// tags are the build tags of the C libraries that are found.
+func (b *Binaries) tags(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "scripts/tags")
+	cmd.Dir = b.Root
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("look for C libraries: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

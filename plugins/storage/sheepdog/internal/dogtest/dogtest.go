@@ -91,6 +91,16 @@ func (c *Cluster) Replay(runs ...Run) {
 	}
 }
 
+// Unanswered is how many of the recorded runs nobody has asked for yet.
+func (c *Cluster) Unanswered() int {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.Dir, "replay"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return strings.Count(string(text), "\n")
+}
+
 // Text is a recorded run of one's own words.
 func (c *Cluster) Text(exit int, out, err string) Run {
 	c.t.Helper()

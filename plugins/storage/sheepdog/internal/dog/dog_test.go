@@ -104,12 +104,15 @@ func recorded(t *testing.T) map[string]dogtest.Run {
 	return all
 }
 
-// TestRecordedRuns replays each run of a real dog by what would have asked for it.
-func TestRecordedRuns(t *testing.T) {
-	all := recorded(t)
-	fake := dogtest.Start(t)
-	c := cluster(fake)
-	ctx := t.Context()
+// asked is a recorded run by who would have asked for it, with what must be made of it.
+type asked struct {
+	ask  func() (string, error)
+	want string
+	err  error
+}
+
+// asking are the recorded runs that this package asks for.
+func asking(ctx context.Context, c dog.Cluster) map[string]asked {
 	room := func() (string, error) {
 		r, err := c.Room(ctx)
 		return fmt.Sprint(r.Capacity, " ", r.Allocation, " ", r.Available), err
@@ -134,11 +137,7 @@ func TestRecordedRuns(t *testing.T) {
 	snapshot := func() (string, error) { return "", c.Snapshot(ctx, "x", "t") }
 	drop := func() (string, error) { return "", c.DeleteSnapshot(ctx, "x", "t") }
 	const rest = "beta=16777216/16777216,big=4398046511104/0,gamma=134217728/0,%snnnnnnnnn=4194304/0,odd=5000001/0,%szero=0/0"
-	for name, w := range map[string]struct {
-		ask  func() (string, error)
-		want string
-		err  error
-	}{
+	return map[string]asked{
 		"unformatted-node-info":  {room, "0 0 0", dog.ErrUnformatted},
 		"unformatted-vdi-list":   {list, "", nil},
 		"unformatted-vdi-create": {create, "", dog.ErrUnformatted},
@@ -189,7 +188,16 @@ func TestRecordedRuns(t *testing.T) {
 		"twolost-vdi-create":     {create, "", nil},
 		"twolost-vdi-list":       {list, fmt.Sprintf(rest, "late=4194304/0,", ""), nil},
 		"stopped-node-info":      {room, "0 0 0", dog.ErrAway},
-	} {
+	}
+}
+
+// TestRecordedRuns replays each run of a real dog by what would have asked for it.
+func TestRecordedRuns(t *testing.T) {
+	all := recorded(t)
+	fake := dogtest.Start(t)
+	c := cluster(fake)
+	ctx := t.Context()
+	for name, w := range asking(ctx, c) {
 		run, ok := all[name]
 		if !ok {
 			t.Errorf("%s is not recorded", name)
@@ -198,7 +206,7 @@ func TestRecordedRuns(t *testing.T) {
 		fake.Replay(run)
 		got, err := w.ask()
 		right := errors.Is(err, w.err)
-		if w.err == errAny {
+		if errors.Is(w.err, errAny) {
 			right = err != nil
 		}
 		if got != w.want || !right {

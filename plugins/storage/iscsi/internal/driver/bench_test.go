@@ -2,11 +2,9 @@ package driver
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"testing"
 
-	"github.com/lodgevirt/lodge/sdk/faketest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 
@@ -18,33 +16,14 @@ const (
 	selfName   = "iqn.2012-11.org.lodge.test:self"
 )
 
-// quick is a configuration with the shortest time-out.
-var quick = []byte(`{"timeout_seconds": 1}`)
-
 // bench is a driver behind the SDK's real server.
 type bench struct {
 	*testing.T
 	conn *grpc.ClientConn
 }
 
-func newBench(t *testing.T) *bench {
-	t.Helper()
-	return &bench{t, faketest.StartWith(t, Plugin("1.0.0"), quick).Conn}
-}
-
 // auth is what a pool has whose target asks for a password.
 const auth = "<auth type='chap' username='me'><secret usage='u'/></auth>"
-
-func directXML(host string, port int, target, more string) string {
-	return fmt.Sprintf(`<pool type='iscsi-direct'><name>p</name><source><host name='%s' port='%d'/><device path='%s'/>
-		<initiator><iqn name='%s'/></initiator>%s</source></pool>`, host, port, target, selfName, more)
-}
-
-// direct has the driver complete a definition of a direct pool.
-func (b *bench) direct(host string, port int, target, more string, secrets ...*pb.Secret) *pb.Pool {
-	b.Helper()
-	return b.define(directXML(host, port, target, more), secrets...)
-}
 
 func (b *bench) define(text string, secrets ...*pb.Secret) *pb.Pool {
 	b.Helper()

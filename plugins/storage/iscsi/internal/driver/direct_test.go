@@ -15,9 +15,29 @@ import (
 	"time"
 
 	"github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/tgttest"
+	"github.com/lodgevirt/lodge/sdk/faketest"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
+
+// quick is a configuration with the shortest time-out.
+var quick = []byte(`{"timeout_seconds": 1}`)
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	return &bench{t, faketest.StartWith(t, Plugin("1.0.0"), quick).Conn}
+}
+
+func directXML(host string, port int, target, more string) string {
+	return fmt.Sprintf(`<pool type='iscsi-direct'><name>p</name><source><host name='%s' port='%d'/><device path='%s'/>
+		<initiator><iqn name='%s'/></initiator>%s</source></pool>`, host, port, target, selfName, more)
+}
+
+// direct has the driver complete a definition of a direct pool.
+func (b *bench) direct(host string, port int, target, more string, secrets ...*pb.Secret) *pb.Pool {
+	b.Helper()
+	return b.define(directXML(host, port, target, more), secrets...)
+}
 
 // pool starts a target with a disk for each size, and a pool on it.
 func (b *bench) pool(server *tgttest.Server, name string, sizes ...int64) (*pb.Pool, []string) {

@@ -5,6 +5,7 @@
 package iscsiadmtest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -41,7 +42,7 @@ var program = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
 	name := filepath.Join(dir, "iscsiadm")
-	cmd := exec.Command("go", "build", "-o", name, "github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/iscsiadmtest/fakeiscsiadm")
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", name, "github.com/lodgevirt/lodge/plugins/storage/iscsi/internal/iscsiadmtest/fakeiscsiadm")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build fakeiscsiadm: %w: %s", err, out)

@@ -3,6 +3,8 @@
 package tgttest
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -57,7 +59,8 @@ func StartAt(t testing.TB, port int) *Server {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command("tgtd", "-f", "--control-port", s.control, "--iscsi", "portal="+s.Portal)
+	// It is ended by Kill, which waits for it.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "tgtd", "-f", "--control-port", s.control, "--iscsi", "portal="+s.Portal)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -70,12 +73,8 @@ func StartAt(t testing.TB, port int) *Server {
 	t.Cleanup(s.Kill)
 	deadline := time.Now().Add(patience)
 	for {
-		conn, err := net.DialTimeout("tcp", s.Portal, time.Second)
-		if err == nil {
-			_ = conn.Close()
-			if exec.Command("tgtadm", "-C", s.control, "--lld", "iscsi", "--op", "show", "--mode", "system").Run() == nil {
-				return s
-			}
+		if s.admin("--op", "show", "--mode", "system") == nil {
+			return s
 		}
 		select {
 		case <-s.gone:
@@ -94,7 +93,8 @@ func control(port int) string { return strconv.Itoa(port & 0x7fff) }
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,10 +105,17 @@ func freePort(t testing.TB) int {
 // Admin runs tgtadm.
 func (s *Server) Admin(args ...string) {
 	s.t.Helper()
-	all := append([]string{"-C", s.control, "--lld", "iscsi"}, args...)
-	if out, err := exec.Command("tgtadm", all...).CombinedOutput(); err != nil {
-		s.t.Fatalf("tgtadm %s: %v: %s", strings.Join(args, " "), err, out)
+	if err := s.admin(args...); err != nil {
+		s.t.Fatal(err)
 	}
+}
+
+func (s *Server) admin(args ...string) error {
+	all := append([]string{"-C", s.control, "--lld", "iscsi"}, args...)
+	if out, err := exec.CommandContext(s.t.Context(), "tgtadm", all...).CombinedOutput(); err != nil {
+		return fmt.Errorf("tgtadm %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // Target makes a target with a disk for each file, from unit 1 on; unit 0 is tgtd's controller.

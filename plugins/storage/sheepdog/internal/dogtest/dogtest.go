@@ -5,6 +5,7 @@
 package dogtest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ var program = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
 	name := filepath.Join(dir, "dog")
-	cmd := exec.Command("go", "build", "-o", name, "github.com/lodgevirt/lodge/plugins/storage/sheepdog/internal/dogtest/fakedog")
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", name, "github.com/lodgevirt/lodge/plugins/storage/sheepdog/internal/dogtest/fakedog")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build fakedog: %w: %s", err, out)

@@ -247,6 +247,13 @@ func TestContentOfDevices(t *testing.T) {
 	}
 }
 
+func (b *bench) startAndRefresh(p *pb.Pool) (map[string]*pb.Volume, *pb.PoolSize, error) {
+	if err := b.start(p); err != nil {
+		return nil, nil, err
+	}
+	return b.refresh(p)
+}
+
 // TestKilledWhileItLogsInAndOut kills the driver over the one thing that has a password in a file for a moment.
 func TestKilledWhileItLogsInAndOut(t *testing.T) {
 	h := iscsiadmtest.Start(t, iscsiadmtest.Target{Name: targetName, Portal: portal, User: "me", Password: "right-password", Disks: []int64{1 << 20}})
@@ -273,11 +280,13 @@ func TestKilledWhileItLogsInAndOut(t *testing.T) {
 		<-done
 		core.Relaunch(t, h.Config(), process)
 		b.conn = core.Conn
-		if err := b.start(p); err != nil {
-			t.Fatalf("round %d: %v", round, err)
+		// What the killed driver had run may end meanwhile, as a logout; the core tries again then.
+		all, _, err := b.startAndRefresh(p)
+		for try := 0; err != nil && try < 3; try++ {
+			all, _, err = b.startAndRefresh(p)
 		}
-		if all, _ := b.mustRefresh(p); len(all) != 1 || len(h.Sessions()) != 1 || len(h.Records()) != 0 {
-			t.Fatalf("round %d: volumes %v, sessions %q, records %q", round, all, h.Sessions(), h.Records())
+		if err != nil || len(all) != 1 || len(h.Sessions()) != 1 || len(h.Records()) != 0 {
+			t.Fatalf("round %d: volumes %v, sessions %q, records %q, error %v", round, all, h.Sessions(), h.Records(), err)
 		}
 		if round%2 != 0 {
 			b.stop(p)

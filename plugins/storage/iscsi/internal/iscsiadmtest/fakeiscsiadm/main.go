@@ -35,6 +35,7 @@ type target struct {
 // fake is one run.
 type fake struct {
 	dir  string
+	lock *os.File // held to the end
 	args map[string]string
 }
 
@@ -60,9 +61,9 @@ func main() {
 	if f.is("hang") && f.args["--login"] != "" {
 		time.Sleep(time.Hour)
 	}
-	lock, err := os.OpenFile(f.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f.lock, err = os.OpenFile(f.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
-		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+		err = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX)
 	}
 	must(err)
 	modes := map[string]func(){"iface": f.iface, "node": f.node, "session": f.session, "discovery": f.discovery}
@@ -71,6 +72,7 @@ func main() {
 		fail(exitInvalid, "iscsiadm: mode '%s' is not supported", f.args["--mode"])
 	}
 	do()
+	must(f.lock.Close())
 }
 
 func fail(code int, format string, args ...any) {
@@ -204,7 +206,7 @@ func (f *fake) loggedIn(t target) bool {
 	return false
 }
 
-// show makes a session of a target, as the kernel does.
+// show makes a session of a target, at once as the kernel does, also when this process is killed.
 func (f *fake) show(t target) {
 	id := 1
 	for f.is(fmt.Sprintf("sys/class/iscsi_session/session%d", id)) {
@@ -221,18 +223,22 @@ func (f *fake) show(t target) {
 	conn := f.path("sys/class/iscsi_connection", fmt.Sprintf("connection%d:0", id))
 	put(filepath.Join(conn, "persistent_address"), host+"\n")
 	put(filepath.Join(conn, "persistent_port"), port+"\n")
-	dir := f.path("sys/class/iscsi_session", fmt.Sprintf("session%d", id))
-	for attr, text := range map[string]string{"initiatorname": name, "ifacename": f.args["--interface"], "state": "LOGGED_IN"} {
+	dir := f.path("sys/making")
+	must(os.RemoveAll(dir))
+	for attr, text := range map[string]string{
+		"initiatorname": name, "ifacename": f.args["--interface"], "state": "LOGGED_IN", "targetname": t.Name,
+	} {
 		put(filepath.Join(dir, attr), text+"\n")
 	}
-	f.scan(id, t)
-	put(filepath.Join(dir, "targetname"), t.Name+"\n") // last: by it the session is found
+	f.scan(dir, id, t)
+	must(os.MkdirAll(f.path("sys/class/iscsi_session"), 0o700))
+	must(os.Rename(dir, f.path("sys/class/iscsi_session", fmt.Sprintf("session%d", id))))
 }
 
 // scan shows the units of a session.
-func (f *fake) scan(id int, t target) {
+func (f *fake) scan(dir string, id int, t target) {
 	for n, size := range append([]int64{0}, t.Disks...) {
-		unit := f.path("sys/class/iscsi_session", fmt.Sprintf("session%d/device/target%d:0:0/%d:0:0:%d", id, id, id, n))
+		unit := filepath.Join(dir, fmt.Sprintf("device/target%d:0:0/%d:0:0:%d", id, id, n))
 		kind := "0"
 		if n == 0 {
 			kind = "12"
@@ -252,7 +258,9 @@ func (f *fake) scan(id int, t target) {
 		must(os.Truncate(f.path("dev", device), size))
 		if !f.is("nolinks") {
 			must(os.MkdirAll(f.path("dev/disk/by-path"), 0o700))
-			must(os.Symlink("../../"+device, f.path("dev/disk/by-path", fmt.Sprintf("ip-%s-iscsi-%s-lun-%d", t.Portal, t.Name, n))))
+			link := f.path("dev/disk/by-path", fmt.Sprintf("ip-%s-iscsi-%s-lun-%d", t.Portal, t.Name, n))
+			_ = os.Remove(link)
+			must(os.Symlink("../../"+device, link))
 		}
 	}
 }
@@ -266,25 +274,33 @@ func (f *fake) session() {
 		fail(exitSysfs, "iscsiadm: Could not get session info for sid %d", id)
 	}
 	if f.args["--logout"] != "" {
-		devices, err := filepath.Glob(filepath.Join(dir, "device/target*/*/block/*"))
-		must(err)
-		links, err := filepath.Glob(f.path("dev/disk/by-path/*-iscsi-" + strings.TrimSpace(string(name)) + "-lun-*"))
-		must(err)
-		for _, d := range devices {
-			must(os.Remove(f.path("dev", filepath.Base(d))))
-		}
-		for _, l := range links {
-			must(os.Remove(l))
-		}
-		must(os.RemoveAll(dir))
-		must(os.RemoveAll(f.path("sys/class/iscsi_connection", fmt.Sprintf("connection%d:0", id))))
+		f.hide(dir, id, strings.TrimSpace(string(name)))
 		return
 	}
 	for _, t := range f.targets() {
 		if t.Name == strings.TrimSpace(string(name)) {
-			f.scan(id, t)
+			f.scan(dir, id, t)
 		}
 	}
+}
+
+// hide ends a session, at once as show makes it; links and devices go after it.
+func (f *fake) hide(dir string, id int, target string) {
+	gone := f.path("sys/gone")
+	must(os.RemoveAll(gone))
+	must(os.Rename(dir, gone))
+	devices, err := filepath.Glob(filepath.Join(gone, "device/target*/*/block/*"))
+	must(err)
+	links, err := filepath.Glob(f.path("dev/disk/by-path/*-iscsi-" + target + "-lun-*"))
+	must(err)
+	for _, d := range devices {
+		_ = os.Remove(f.path("dev", filepath.Base(d)))
+	}
+	for _, l := range links {
+		_ = os.Remove(l)
+	}
+	must(os.RemoveAll(gone))
+	must(os.RemoveAll(f.path("sys/class/iscsi_connection", fmt.Sprintf("connection%d:0", id))))
 }
 
 func (f *fake) discovery() {

@@ -42,6 +42,7 @@ type state struct {
 // fake is one run.
 type fake struct {
 	dir  string
+	lock *os.File // held to the end
 	addr string
 	tag  string
 	raw  bool
@@ -55,20 +56,21 @@ func main() {
 		fail(1, "%v", err)
 	}
 	f := &fake{dir: filepath.Dir(self), addr: "127.0.0.1:7000"}
-	lock, err := os.OpenFile(f.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f.lock, err = os.OpenFile(f.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		fail(1, "%v", err)
 	}
 	if f.is("hang") {
 		time.Sleep(time.Hour)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+	if err := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX); err != nil {
 		fail(1, "%v", err)
 	}
 	f.replay()
 	f.parse(os.Args[1:])
 	f.load()
 	f.run()
+	_ = f.lock.Close() // it ends with the process
 }
 
 func (f *fake) path(name string) string { return filepath.Join(f.dir, name) }

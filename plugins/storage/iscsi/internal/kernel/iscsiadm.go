@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -42,7 +43,35 @@ func (p *Pools) program() string {
 func (p *Pools) output(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Settings().Timeout)
 	defer cancel()
-	return command.Output(ctx, p.program(), args...)
+	text, err := command.Output(ctx, p.program(), args...)
+	return text, explain(err)
+}
+
+// explain has the words of iscsiadm on one line, without those of the programs that it runs, and before them what its status means.
+func explain(err error) error {
+	var e *command.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	const own = "iscsiadm: "
+	var lines []string
+	for line := range strings.Lines(e.Words) {
+		if line, ok := strings.CutPrefix(strings.TrimSpace(line), own); ok && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	short := &command.Error{Program: e.Program, Status: e.Status, Words: strings.Join(lines, "; ")}
+	if len(lines) == 0 {
+		short.Words = strings.Join(strings.Fields(e.Words), " ")
+	}
+	hint := hints[e.Status]
+	if hint == "" && strings.Contains(e.Words, "Could not insert module") {
+		hint = hints[noTransport]
+	}
+	if hint == "" {
+		return short
+	}
+	return fmt.Errorf("%s: %w", hint, short)
 }
 
 func (p *Pools) run(ctx context.Context, args ...string) error {
@@ -74,11 +103,7 @@ func code(err error) verr.Code {
 
 // failed says what could not be done at a target.
 func failed(pool *define.Pool, what string, err error) error {
-	hint := hints[status(err)]
-	if hint != "" {
-		hint += ": "
-	}
-	return verr.New(code(err), "cannot %s at iSCSI target '%s' at %s: %s%w", what, pool.Target(), pool.Portal(), hint, err).In(verr.FromStorage)
+	return verr.New(code(err), "cannot %s at iSCSI target '%s' at %s: %w", what, pool.Target(), pool.Portal(), err).In(verr.FromStorage)
 }
 
 // parseTargets reads the list of a discovery, a line "address:port,group name" for each portal of each target; each target once.

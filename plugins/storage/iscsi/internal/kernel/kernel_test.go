@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/lodgevirt/lodge/plugins/storage/internal/command"
 )
 
 func TestRecordsAreEdited(t *testing.T) {
@@ -18,6 +20,23 @@ func TestTargetsOfADiscovery(t *testing.T) {
 	got := parseTargets("10.0.0.1:3260,1 iqn.a\n10.0.0.2:3260,1 iqn.a\n[fe80::1]:3260,1 iqn.b\nsome warning\n\nNo records\n")
 	if want := []string{"iqn.a", "iqn.b"}; !slices.Equal(got, want) {
 		t.Errorf("targets %q, want %q", got, want)
+	}
+}
+
+func TestWordsOfISCSIAdm(t *testing.T) {
+	for words, want := range map[string]string{
+		"Failed to connect to bus: Host is down\niscsiadm: can not connect to iSCSI daemon (111)!\niscsiadm: can not connect to iSCSI daemon (111)!\n" +
+			"iscsiadm: Could not log into all portals": "iscsid does not run, or this kernel has no iSCSI: x: exit status 20: can not connect to iSCSI daemon (111)!; Could not log into all portals",
+		"another's\n words": "iscsid does not run, or this kernel has no iSCSI: x: exit status 20: another's words",
+	} {
+		err := explain(&command.Error{Program: "x", Status: noDaemon, Words: words})
+		if err.Error() != want || status(err) != noDaemon {
+			t.Errorf("%q, want %q", err, want)
+		}
+	}
+	err := explain(&command.Error{Program: "x", Status: 7, Words: "iscsiadm: Could not insert module tcp. Kmod error -2"})
+	if !strings.HasPrefix(err.Error(), hints[noTransport]) {
+		t.Errorf("no module: %v", err)
 	}
 }
 

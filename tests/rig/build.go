@@ -45,20 +45,6 @@ func (b *Binaries) Close() {
 	}
 }
 
-// withLibraries are plugins that are built with the C libraries that are here.
-var withLibraries = []string{"storage/rbd"}
-
-// tags are the build tags of these libraries.
-func (b *Binaries) tags(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "scripts/tags")
-	cmd.Dir = b.Root
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("find C libraries: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
 // build builds the daemons and the plugins, and puts the manifests beside them.
 func (b *Binaries) build() error {
 	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
@@ -71,8 +57,9 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
-	plain := []string{"qemu", "test", "storage/local", "storage/logical", "storage/disk", "lock/sanlock", "lock/etcd"}
-	for _, folder := range append(plain, withLibraries...) {
+	for _, folder := range []string{
+		"qemu", "test", "storage/local", "storage/logical", "storage/disk", "storage/sheepdog", "storage/iscsi", "storage/rbd", "lock/sanlock", "lock/etcd",
+	} {
 		name := filepath.Base(folder)
 		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)
 		manifest, err := os.ReadFile(filepath.Join(b.Root, "plugins", folder, name+".toml"))
@@ -89,7 +76,7 @@ func (b *Binaries) build() error {
 	}
 	for from, to := range targets {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", to, "./"+from)
-		if tags != "" && slices.Contains(withLibraries, strings.TrimPrefix(from, "plugins/")) {
+		if tags != "" && slices.Contains(withC, from) {
 			cmd = exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", to, "./"+from)
 			cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 		}
@@ -99,4 +86,18 @@ func (b *Binaries) build() error {
 		}
 	}
 	return nil
+}
+
+// withC are the plugins that use C libraries where they are found.
+var withC = []string{"plugins/storage/iscsi", "plugins/storage/rbd"}
+
+// tags are the build tags of the C libraries that are found.
+func (b *Binaries) tags(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "scripts/tags")
+	cmd.Dir = b.Root
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("look for C libraries: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

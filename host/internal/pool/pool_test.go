@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,7 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/plugin"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
+	"github.com/lodgevirt/lodge/sdk/storage"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -469,5 +473,38 @@ func TestTasksAreToldAndCancelled(t *testing.T) {
 	}
 	if err := u.Finish(t.Context()); code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "upload of volume 'v' of storage pool 'p' was cancelled") {
 		t.Errorf("the upload ended with %v", err)
+	}
+}
+
+// wiper is a driver that makes no volumes, and wipes those that there are.
+type wiper struct {
+	storage.Driver
+	wiped string
+}
+
+func (w *wiper) Wipe(_ context.Context, req *pb.WipeRequest, _ storage.Progress) error {
+	w.wiped = req.GetVolume().GetName()
+	return nil
+}
+
+func TestVolumesThatADriverDoesNotMakeAreWiped(t *testing.T) {
+	b := newBench(t)
+	b.volume(b.running("p"), "v")
+	w := &wiper{Driver: b.shelf}
+	b.conn = faketest.Client(t, plugin.Plugin{Name: "wiper", Version: "1.0.0", Storage: func(plugin.Core) (storage.Driver, error) { return w, nil }})
+	b.restart()
+	p, err := b.ByName("p")
+	if err == nil {
+		err = p.Refresh(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := p.Volume(t.Context(), "v")
+	if err == nil {
+		err = v.Wipe(t.Context(), 0)
+	}
+	if err != nil || w.wiped != "v" || b.names(p) != "v" {
+		t.Errorf("volume %q is wiped, there are %q, error %v", w.wiped, b.names(p), err)
 	}
 }

@@ -226,7 +226,7 @@ func (u *Upload) Finish(ctx context.Context) error {
 	if !errors.Is(err, io.EOF) {
 		return u.failed(err)
 	}
-	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && verr.From(err).Code != verr.NoSupport {
+	if err := u.volume.Pool.lookAt(ctx, u.volume.Name); err != nil && !looksAtNone(err) {
 		return err
 	}
 	u.volume.Pool.publishRefresh()

@@ -291,12 +291,16 @@ func (v Volume) passphrase(ctx context.Context) ([]*pb.Secret, error) {
 func (p *Pool) foundAfter(ctx context.Context, name string, cause error) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	if err := p.lookAt(ctx, name); err != nil && !verr.Is(err, verr.NoSupport) {
+	if err := p.lookAt(ctx, name); err != nil && !looksAtNone(err) {
 		p.inv.cfg.Log.Warn("volume could not be looked at again", "pool", p.View().Name, "volume", name, "error", err)
 	}
 	p.untangle(ctx)
 	return cause
 }
+
+// looksAtNone reports whether a look failed because the driver, which makes no volumes, looks at no single ones either: what it has told of
+// them stays.
+func looksAtNone(err error) bool { return verr.From(err).Code == verr.NoSupport }
 
 // lookAt has the driver look at one volume, and takes in what it says.
 func (p *Pool) lookAt(ctx context.Context, name string) error {
@@ -414,7 +418,10 @@ func (v Volume) Wipe(ctx context.Context, algorithm uint32) error {
 		if err != nil {
 			return err
 		}
-		return v.Pool.lookAt(ctx, v.Name)
+		if err := v.Pool.lookAt(ctx, v.Name); err != nil && !looksAtNone(err) {
+			return err
+		}
+		return nil
 	})
 }
 

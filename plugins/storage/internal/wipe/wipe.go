@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -82,42 +81,54 @@ func gutmann() []pass {
 // ErrAlgorithm says that there is no such algorithm.
 var ErrAlgorithm = errors.New("unknown algorithm")
 
+// Content is what is overwritten, where that is no file.
+type Content interface {
+	// Name is for errors.
+	Name() string
+	// Overwrite writes all of the bytes at a place; both are multiples of 4 KiB, but for the end of what ends elsewhere.
+	Overwrite(ctx context.Context, data []byte, at uint64) error
+	// Flush waits until the storage has what was written.
+	Flush(ctx context.Context) error
+}
+
+// file is Content that is one.
+type file struct{ *os.File }
+
+// Overwrite implements Content.
+func (f file) Overwrite(_ context.Context, data []byte, at uint64) error {
+	_, err := f.WriteAt(data, int64(at))
+	return err
+}
+
+// Flush implements Content.
+func (f file) Flush(context.Context) error { return f.Sync() }
+
 // File overwrites the first size bytes; progress hears of every block.
 func File(ctx context.Context, f *os.File, size uint64, algorithm uint32, progress func(done, total uint64)) error {
 	if algorithm == Trim {
 		return trim(f, size)
 	}
-	if err := Passes(ctx, f, size, algorithm, progress); err != nil {
-		return fmt.Errorf("wipe %q: %w", f.Name(), err)
-	}
-	return nil
+	return Over(ctx, file{f}, size, algorithm, progress)
 }
 
-// Target is what can be overwritten: a file, or what a network storage has in its place.
-type Target interface {
-	io.WriterAt
-	// Sync returns when all that was written survives power loss.
-	Sync() error
-}
-
-// Passes overwrites the first size bytes by any algorithm but Trim; progress hears of every block.
-func Passes(ctx context.Context, f Target, size uint64, algorithm uint32, progress func(done, total uint64)) error {
+// Over overwrites the first size bytes of what is no file; it cannot trim.
+func Over(ctx context.Context, c Content, size uint64, algorithm uint32, progress func(done, total uint64)) error {
 	passes, ok := algorithms[algorithm]
 	if !ok {
-		return fmt.Errorf("algorithm %d: %w", algorithm, ErrAlgorithm)
+		return fmt.Errorf("wipe %q by algorithm %d: %w", c.Name(), algorithm, ErrAlgorithm)
 	}
 	buf := make([]byte, min(size, block))
 	total := size * uint64(len(passes))
 	for n, p := range passes {
-		if err := p.write(ctx, f, size, buf, func(done uint64) { progress(uint64(n)*size+done, total) }); err != nil {
-			return fmt.Errorf("pass %d of %d: %w", n+1, len(passes), err)
+		if err := p.write(ctx, c, size, buf, func(done uint64) { progress(uint64(n)*size+done, total) }); err != nil {
+			return fmt.Errorf("wipe %q: pass %d of %d: %w", c.Name(), n+1, len(passes), err)
 		}
 	}
 	return nil
 }
 
-// write goes over the file once.
-func (p pass) write(ctx context.Context, f Target, size uint64, buf []byte, progress func(uint64)) error {
+// write goes over the content once.
+func (p pass) write(ctx context.Context, c Content, size uint64, buf []byte, progress func(uint64)) error {
 	for i := range buf {
 		if len(p) > 0 {
 			buf[i] = p[i%len(p)]
@@ -131,13 +142,13 @@ func (p pass) write(ctx context.Context, f Target, size uint64, buf []byte, prog
 		if len(p) == 0 {
 			_, _ = rand.Read(part) // never fails
 		}
-		if _, err := f.WriteAt(part, int64(done)); err != nil {
+		if err := c.Overwrite(ctx, part, done); err != nil {
 			return err
 		}
 		done += uint64(len(part))
 		progress(done)
 	}
-	return f.Sync()
+	return c.Flush(ctx)
 }
 
 // trim tells the storage that nothing of the content is needed.

@@ -74,7 +74,7 @@ func (d *Driver) Wipe(ctx context.Context, req *pb.WipeRequest, progress storage
 		if err != nil {
 			return struct{}{}, u.missing(name, err)
 		}
-		err = u.wipe(ctx, image, req.GetAlgorithm(), progress)
+		err = u.wipe(ctx, content{image, name}, req.GetAlgorithm(), progress)
 		if err = errors.Join(err, image.Close()); err != nil {
 			err = u.failed(err, "cannot wipe image '%s'", name)
 		}
@@ -83,9 +83,27 @@ func (d *Driver) Wipe(ctx context.Context, req *pb.WipeRequest, progress storage
 	return err
 }
 
+// content is an image as package wipe overwrites it.
+type content struct {
+	ceph.Image
+	name string
+}
+
+// Name implements wipe.Content.
+func (c content) Name() string { return c.name }
+
+// Overwrite implements wipe.Content.
+func (c content) Overwrite(_ context.Context, data []byte, at uint64) error {
+	_, err := c.WriteAt(data, int64(at))
+	return err
+}
+
+// Flush implements wipe.Content.
+func (c content) Flush(context.Context) error { return c.Sync() }
+
 // wipe overwrites an image. Zeros are written only where there may be data: what was never written has nothing to overwrite, and would take
 // room.
-func (u *use) wipe(ctx context.Context, image ceph.Image, algorithm uint32, progress storage.Progress) error {
+func (u *use) wipe(ctx context.Context, image content, algorithm uint32, progress storage.Progress) error {
 	size, err := image.Size()
 	if err != nil {
 		return err
@@ -99,7 +117,7 @@ func (u *use) wipe(ctx context.Context, image ceph.Image, algorithm uint32, prog
 	case wipe.Trim:
 		return u.discard(ctx, image, 0, size, func(done uint64) { progress(done, size) })
 	}
-	return wipe.Passes(ctx, image, size, algorithm, progress)
+	return wipe.Over(ctx, image, size, algorithm, progress)
 }
 
 // discardPiece is how much is discarded at once.

@@ -221,3 +221,35 @@ func TestLinuxGuestGetsADiskAndGivesItUp(t *testing.T) {
 	}
 	r.stop()
 }
+
+// TestTrayThatTheGuestClosesIsOpenedAgain changes media while the tray is closed again and again, as a guest's firmware does when it starts.
+func TestTrayThatTheGuestClosesIsOpenedAgain(t *testing.T) {
+	f := makeFiles(t)
+	r := newRigWith(t, `<memory unit='MiB'>16</memory><os><type>hvm</type></os><devices>`+hotplugBase+
+		`<disk type='file' device='cdrom'><target dev='hdc' bus='ide'/></disk></devices>`)
+	r.start(true)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				r.ask("blockdev-close-tray", map[string]string{"id": "ide0-1-0"}, nil)
+			}
+		}
+	}()
+	for n := range 40 {
+		source := ""
+		if n%2 == 0 {
+			source = "<source file='" + f.base + "'/>"
+		}
+		if _, err := r.update("<disk type='file' device='cdrom'>"+source+"<target dev='hdc' bus='ide'/></disk>", false); err != nil {
+			t.Fatalf("change %d: %v", n, err)
+		}
+	}
+	close(stop)
+	<-stopped
+	r.stop()
+}

@@ -19,6 +19,8 @@ import (
 const (
 	trayTime  = 10 * time.Second
 	trayPause = 100 * time.Millisecond
+	// trayTries is how often a tray is opened that the guest, or its firmware, closes before the medium is changed.
+	trayTries = 5
 )
 
 // UpdateDevice implements hypervisor.Devices: the media of drives, and the links of network cards.
@@ -216,19 +218,37 @@ func (m *medium) orders(ctx context.Context) error {
 	for _, s := range m.steps {
 		list = append(list, s.Do)
 	}
-	list = append(list, cmdline.OpenTray(m.intent.Alias, m.req.GetForce()))
 	if err := m.tell(ctx, list...); err != nil {
 		return err
 	}
-	if err := m.awaitTray(ctx); err != nil {
+	for try := 1; ; try++ {
+		err := m.exchange(ctx)
+		if err == nil || try == trayTries || !isRefusal(err) {
+			return err
+		}
+		drive, lookErr := lookAtDrive(ctx, m.talk, m.intent.Alias)
+		if lookErr != nil || drive.open {
+			return err
+		}
+	}
+}
+
+// exchange opens the tray and changes what is in it. It may be repeated.
+func (m *medium) exchange(ctx context.Context) error {
+	i := m.intent
+	if err := m.tell(ctx, cmdline.OpenTray(i.Alias, m.req.GetForce())); err != nil {
 		return err
 	}
-	list = nil
-	if m.intent.Old != "" {
-		list = append(list, cmdline.RemoveMedium(m.intent.Alias))
+	drive, err := m.awaitTray(ctx)
+	if err != nil {
+		return err
 	}
-	if m.intent.New != "" {
-		list = append(list, cmdline.InsertMedium(m.intent.Alias, m.intent.New))
+	var list []cmdline.Order
+	if i.Old != "" && drive.node == i.Old {
+		list = append(list, cmdline.RemoveMedium(i.Alias))
+	}
+	if i.New != "" {
+		list = append(list, cmdline.InsertMedium(i.Alias, i.New))
 	}
 	return m.tell(ctx, list...)
 }
@@ -245,24 +265,30 @@ func (m *medium) tell(ctx context.Context, orders ...cmdline.Order) error {
 	return nil
 }
 
-// awaitTray waits for a guest that was asked to open its tray.
-func (m *medium) awaitTray(ctx context.Context) error {
+// awaitTray waits for a guest that was asked to open its tray, and returns the drive as it is then.
+func (m *medium) awaitTray(ctx context.Context) (driveState, error) {
 	late := time.NewTimer(trayTime)
 	defer late.Stop()
 	for {
 		drive, err := lookAtDrive(ctx, m.talk, m.intent.Alias)
 		if err != nil {
-			return guest.Explain(ctx, "query-block", err)
+			return driveState{}, guest.Explain(ctx, "query-block", err)
 		}
 		if drive.open {
-			return nil
+			return drive, nil
+		}
+		pause := time.Duration(0)
+		if drive.locked {
+			pause = trayPause
+		} else if err := m.tell(ctx, cmdline.OpenTray(m.intent.Alias, m.req.GetForce())); err != nil { // it was closed again
+			return driveState{}, err
 		}
 		select {
 		case <-late.C:
-			return verr.New(verr.OperationFailed, "timed out waiting to open tray of '%s': the guest has locked it", m.drive.Target.Dev)
+			return driveState{}, verr.New(verr.OperationFailed, "timed out waiting to open tray of '%s': the guest has locked it", m.drive.Target.Dev)
 		case <-ctx.Done():
-			return verr.New(verr.OperationTimeout, "wait for tray of '%s': %w", m.drive.Target.Dev, ctx.Err())
-		case <-time.After(trayPause):
+			return driveState{}, verr.New(verr.OperationTimeout, "wait for tray of '%s': %w", m.drive.Target.Dev, ctx.Err())
+		case <-time.After(pause):
 		}
 	}
 }
@@ -271,13 +297,14 @@ func (m *medium) awaitTray(ctx context.Context) error {
 type driveState struct {
 	// node is the block node of the medium, or empty.
 	node string
-	// open says that the tray is, or that there is none.
-	open bool
+	// open says that the tray is, or that there is none; locked that the guest has locked it.
+	open, locked bool
 }
 
 func lookAtDrive(ctx context.Context, t talk, alias string) (driveState, error) {
 	var list []struct {
 		QDev     string `json:"qdev"`
+		Locked   bool   `json:"locked"`
 		TrayOpen *bool  `json:"tray_open"`
 		Inserted *struct {
 			Node string `json:"node-name"`
@@ -290,7 +317,7 @@ func lookAtDrive(ctx context.Context, t talk, alias string) (driveState, error) 
 		if !isDevice(b.QDev, alias) {
 			continue
 		}
-		state := driveState{open: b.TrayOpen == nil || *b.TrayOpen}
+		state := driveState{open: b.TrayOpen == nil || *b.TrayOpen, locked: b.Locked}
 		if b.Inserted != nil {
 			state.node = b.Inserted.Node
 		}
@@ -308,12 +335,30 @@ func (l *life) insertWhatIsOpen(ctx context.Context, t talk, i *intent) (happene
 	if drive.node == i.Old {
 		return false, nil
 	}
-	err = t.tell(ctx, cmdline.InsertMedium(i.Alias, i.New))
+	err = insert(ctx, t, i.Alias, i.New)
 	if err == nil {
 		return true, nil
 	}
 	if !isRefusal(err) {
 		return false, err
 	}
-	return false, t.tell(ctx, cmdline.InsertMedium(i.Alias, i.Old))
+	return false, insert(ctx, t, i.Alias, i.Old)
+}
+
+// insert puts a medium into an empty drive, whose tray is opened if the guest has closed it.
+func insert(ctx context.Context, t talk, alias, node string) error {
+	for try := 1; ; try++ {
+		err := t.tell(ctx, cmdline.InsertMedium(alias, node))
+		if err == nil || try == trayTries || !isRefusal(err) {
+			return err
+		}
+		drive, lookErr := lookAtDrive(ctx, t, alias)
+		if lookErr != nil || drive.open {
+			return err
+		}
+		// There is nothing in the drive that a guest could use.
+		if openErr := t.tell(ctx, cmdline.OpenTray(alias, true)); openErr != nil {
+			return err
+		}
+	}
 }

@@ -349,6 +349,20 @@ func (p *Permissions) Values(mode uint32) (uint32, int, int) {
 	return mode, owner, group
 }
 
+// Validated is the answer to storage.Driver's Validate: the definition as it is now, with what no other pool may have too. usage is what the
+// secret of an authentication is used for ("ceph", "iscsi").
+func (p *Pool) Validated(exclusive []string, usage string) (*pb.ValidateResponse, error) {
+	text, err := p.XML()
+	if err != nil {
+		return nil, err
+	}
+	rsp := &pb.ValidateResponse{Xml: text, Uuid: p.UUID, Name: p.Name, Type: p.Type, Exclusive: exclusive, Secrets: p.Source.Auth.Ref(usage)}
+	if p.Target != nil {
+		rsp.TargetPath = p.Target.Path
+	}
+	return rsp, nil
+}
+
 // ParseSource reads a client's description of where to look for sources; an empty one is a Source without anything.
 func ParseSource(text string) (*Source, error) {
 	s := &Source{}

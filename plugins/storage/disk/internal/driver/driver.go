@@ -60,13 +60,7 @@ func (d *Driver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.Valid
 	if err != nil {
 		return nil, err
 	}
-	text, err := p.XML()
-	if err != nil {
-		return nil, err
-	}
-	return &pb.ValidateResponse{
-		Xml: text, Uuid: p.UUID, Name: p.Name, Type: p.Type, Exclusive: p.Exclusive(), TargetPath: p.Target.Path,
-	}, nil
+	return p.Validated(p.Exclusive(), "")
 }
 
 // pool is a pool with its disk.

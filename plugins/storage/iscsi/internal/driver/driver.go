@@ -151,17 +151,11 @@ func (d *Driver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.Valid
 	if err != nil {
 		return nil, err
 	}
-	text, err := p.XML()
-	if err != nil {
-		return nil, err
-	}
-	rsp := &pb.ValidateResponse{
-		Xml: text, Uuid: p.UUID, Name: p.Name, Type: p.Type, Exclusive: p.Exclusive(), Secrets: p.Source.Auth.Ref(define.Protocol),
-	}
-	if p.Type == define.Kernel {
+	rsp, err := p.Validated(p.Exclusive(), define.Protocol)
+	if err == nil && p.Type == define.Kernel {
 		rsp.TargetPath = p.Folder()
 	}
-	return rsp, nil
+	return rsp, err
 }
 
 // of reads a pool's definition and finds who serves its type.

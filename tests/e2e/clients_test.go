@@ -123,9 +123,9 @@ func TestVirtInstallImport(t *testing.T) {
 var importedCommands = []command{
 	{name: "its disk's folder is a pool", args: "vol-pool FILE", want: `\S`},
 	{name: "its image is a volume", args: "vol-info FILE", want: `Capacity: +1\.00 MiB`},
-	{name: "its disk has figures", args: "domblkstat imported vda", want: `vda rd_req \d+`},
+	{name: "its disk has figures", args: "domblkstat imported vda", want: `vda rd_req \d+`, figures: true},
 	{name: "its disk has sizes", args: "domblkinfo imported vda", want: `Capacity: +1048576`},
-	{name: "its memory has figures", args: "dommemstat imported", want: `rss \d+`},
+	{name: "its memory has figures", args: "dommemstat imported", want: `rss \d+`, figures: true},
 	{name: "its processor has run", args: "vcpuinfo imported", want: `State: +running`},
 	{name: "its processor is not pinned", args: "vcpupin imported", want: ` 0 +0`},
 	{name: "it took time", args: "cpu-stats imported --total", want: `cpu_time +\d+\.\d+ seconds`},

@@ -199,11 +199,11 @@ func (w *warden) end(pid int, signal syscall.Signal) error {
 	target := w.wards[pid]
 	var err error
 	if target != nil {
-		// A ward that is in the table has not been reaped, so the number is still its own.
+		// A ward that is in the table has been reaped just now at the most, so the number is not another one's yet.
 		err = unix.Kill(pid, signal)
 	}
 	w.mu.Unlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended, and is about to be taken out of the table
 		return fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	if target == nil {

@@ -64,15 +64,11 @@ demo: deps build ## Boot a Linux guest with virsh, kill every daemon, and watch 
 
 .PHONY: test
 test: deps build ## Run every test
-	LODGE_BIN=$(CURDIR)/bin go test -timeout 20m $(TEST)
 ifeq ($(TEST),./...)
-	@$(MAKE) --no-print-directory test-cgo
+	@scripts/test $(CGO_PLUGINS:%=./plugins/%/...)
+else
+	LODGE_BIN=$(CURDIR)/bin go test -timeout 20m $(TEST)
 endif
-
-.PHONY: test-cgo
-test-cgo: deps ## Run the tests of the plugins that use C libraries
-	@tags=$$(scripts/tags); case $$tags in *pacific*libiscsi*) ;; *) echo "C libraries found: '$$tags'; tests of others are skipped" ;; esac; \
-	[ -z "$$tags" ] || [ -z "$(CGO_PLUGINS)" ] || LODGE_BIN=$(CURDIR)/bin CGO_ENABLED=1 go test -timeout 20m -tags "$$tags" $(CGO_PLUGINS:%=./plugins/%/...)
 
 .PHONY: test-short
 test-short: toolchain ## Run the tests that start no guest and no daemon

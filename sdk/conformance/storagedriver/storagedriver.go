@@ -16,6 +16,7 @@
 package storagedriver
 
 import (
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -40,10 +41,18 @@ type Factory struct {
 	Content string
 	// Capacity is that of the suite's volumes in bytes, 4 MiB if it is 0. A pool has room for at least 8 of them.
 	Capacity uint64
-	// Rounds is how often the driver is killed, 50 if it is 0.
+	// Rounds is how often the driver is killed, 50 if it is 0; SlowRounds is for those that take long.
 	Rounds int
 	// Command makes the plugin's process. Without it, nothing is checked of a driver that is killed.
 	Command func() *exec.Cmd
+}
+
+// SlowRounds is how often a driver is killed that takes seconds to come back: 12 times, or 50 times if LODGE_TEST_SLOW is set.
+func SlowRounds() int {
+	if os.Getenv("LODGE_TEST_SLOW") != "" {
+		return 50
+	}
+	return 12
 }
 
 // Pool is a pool that a check works with.

@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 			}
 		},
 		Name:    func(n int) string { return fmt.Sprintf("%sp%d", filepath.Base(*device.Load()), n+1) },
-		Rounds:  kills(),
+		Rounds:  storagedriver.SlowRounds(),
 		Command: process,
 	})
 }

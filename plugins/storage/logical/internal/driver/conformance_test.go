@@ -22,7 +22,7 @@ func TestConformance(t *testing.T) {
 				Standing: true,
 			}
 		},
-		Rounds:  kills(),
+		Rounds:  storagedriver.SlowRounds(),
 		Command: process,
 	})
 }

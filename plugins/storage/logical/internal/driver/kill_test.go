@@ -10,18 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lodgevirt/lodge/sdk/conformance/storagedriver"
 	"github.com/lodgevirt/lodge/sdk/faketest"
 	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 )
-
-// kills is how often the plugin is killed: 50 times with LODGE_TEST_SLOW.
-func kills() int {
-	if os.Getenv("LODGE_TEST_SLOW") != "" {
-		return 50
-	}
-	return 12
-}
 
 // change is one that a killed plugin must have made, or not: it is asked for, and asked is what is there then.
 type change struct {
@@ -41,7 +34,7 @@ func TestAKilledPluginLeavesNothingHalfDone(t *testing.T) {
 	t.Logf("the seed is %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	made := map[bool]int{}
-	for n := range kills() {
+	for n := range storagedriver.SlowRounds() {
 		before := b.told()
 		c := b.change(n, before)
 		done := make(chan error, 1)

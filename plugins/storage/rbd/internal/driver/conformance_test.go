@@ -35,6 +35,7 @@ func TestConformance(t *testing.T) {
 				Standing: true, Built: true,
 			}
 		},
+		Rounds: storagedriver.SlowRounds(),
 		Command: func() *exec.Cmd {
 			cmd := exec.Command(os.Args[0])
 			cmd.Env = append(os.Environ(), serveKey+"=1")

@@ -98,13 +98,10 @@ func (h Header) Allocated(data []byte) (uint64, error) {
 		return 0, fmt.Errorf("read map of %d objects: %w", n, errShort)
 	}
 	var used uint64
-	for i := range n {
+	for i := range min(n, h.objects()) {
 		if data[i/4]>>(6-2*(i%4))&3 != 0 {
-			used++
+			used += min(h.Object, h.Size-i*h.Object) // the last one may be cut off
 		}
 	}
-	if used > h.objects() {
-		used = h.objects()
-	}
-	return min(used*h.Object, h.Size), nil
+	return used, nil
 }

@@ -44,7 +44,7 @@ func TestMapsAreCounted(t *testing.T) {
 	for _, c := range []struct {
 		data []byte
 		want uint64
-	}{{objectMap(0, 0, 0), 0}, {objectMap(1, 0, 0), 4 << 20}, {objectMap(1, 3, 0), 8 << 20}, {objectMap(1, 3, 1), 10 << 20}, {objectMap(1, 1, 1, 1, 1, 1, 1), 10 << 20}} {
+	}{{objectMap(0, 0, 0), 0}, {objectMap(1, 0, 0), 4 << 20}, {objectMap(1, 3, 0), 8 << 20}, {objectMap(0, 0, 1), 2 << 20}, {objectMap(1, 3, 1), 10 << 20}, {objectMap(1, 1, 1, 1, 1, 1, 1), 10 << 20}} {
 		if got, err := h.Allocated(c.data); err != nil || got != c.want {
 			t.Errorf("%v counts as %d, error %v, want %d", c.data, got, err, c.want)
 		}

@@ -85,6 +85,7 @@ bench: deps build ## Measure lodged, and libvirtd where it is installed, side by
 .PHONY: conformance
 conformance: deps build ## Run the driver conformance suite against every driver
 	go test -timeout 20m -count=1 -run 'Conformance' ./plugins/...
+	@tags=$$(scripts/tags); [ -z "$$tags" ] || CGO_ENABLED=1 go test -timeout 20m -count=1 -run 'Conformance' -tags "$$tags" $(CGO_PLUGINS:%=./plugins/%/...)
 
 .PHONY: fuzz
 fuzz: toolchain ## Run every fuzz target for FUZZTIME

@@ -142,13 +142,14 @@ func (p *Pool) Delete(ctx context.Context, flags uint32) error {
 		if err != nil {
 			return err
 		}
-		return j.follow("delete", func(ctx context.Context, t *task) error {
+		err = j.follow("delete", func(ctx context.Context, t *task) error {
 			stream, err := pb.NewBuildServiceClient(conn).Delete(ctx, &pb.DeleteRequest{Pool: ref, Flags: flags})
 			if err != nil {
 				return err
 			}
 			return follow(t, stream)
 		})
+		return unlessLacking(err, "pool deletion")
 	})
 }
 
@@ -179,13 +180,17 @@ func (j *job) build(flags uint32) error {
 	if err != nil {
 		return err
 	}
-	return j.follow("build", func(ctx context.Context, t *task) error {
+	err = j.follow("build", func(ctx context.Context, t *task) error {
 		stream, err := pb.NewBuildServiceClient(conn).Build(ctx, &pb.BuildRequest{Pool: ref, Flags: flags})
 		if err != nil {
 			return err
 		}
 		return follow(t, stream)
 	})
+	if lacks(err) {
+		return nil // there is nothing to be built, as in libvirt
+	}
+	return err
 }
 
 // follow runs work on the pool as a task.

@@ -504,6 +504,12 @@ func TestVolumesThatADriverDoesNotMakeAreWiped(t *testing.T) {
 	if err == nil {
 		err = v.Wipe(t.Context(), 0)
 	}
+	_, createErr := p.CreateVolume(t.Context(), "<volume><name>w</name><capacity>1</capacity></volume>", 0, nil)
+	for what, err := range map[string]error{"volume creation": createErr, "vol deletion": v.Delete(t.Context(), 0), "changing of volume capacity": v.Resize(t.Context(), 99, 0)} {
+		if code(err) != verr.NoSupport || !strings.HasSuffix(err.Error(), "storage pool does not support "+what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	if err != nil || w.wiped != "v" || b.names(p) != "v" {
 		t.Errorf("volume %q is wiped, there are %q, error %v", w.wiped, b.names(p), err)
 	}

@@ -101,7 +101,7 @@ func (v Volume) Download(ctx context.Context, offset, length uint64, sparse bool
 	}
 	if err != nil {
 		d.end()
-		return nil, d.failed(err)
+		return nil, unlessLacking(d.failed(err), "volume download")
 	}
 	return d, nil
 }
@@ -165,7 +165,7 @@ func (v Volume) Upload(ctx context.Context, offset, length uint64) (*Upload, err
 	}
 	if err != nil {
 		u.end()
-		return nil, u.failed(err)
+		return nil, unlessLacking(u.failed(err), "volume upload")
 	}
 	return u, nil
 }

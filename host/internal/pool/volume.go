@@ -6,6 +6,9 @@ import (
 	"io"
 	"math"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/lodgevirt/lodge/host/internal/catalog"
 	"github.com/lodgevirt/lodge/host/internal/event"
 	"github.com/lodgevirt/lodge/sdk/domxml"
@@ -258,7 +261,7 @@ func (p *Pool) create(ctx context.Context, name string, req *pb.CreateRequest, f
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, unlessLacking(err, "volume creation")
 	}
 	if made.GetName() == "" || made.GetKey() == "" {
 		return nil, storageError(verr.Internal, "driver of storage pool '%s' did not tell what it has made", ref.Name)
@@ -300,7 +303,21 @@ func (p *Pool) foundAfter(ctx context.Context, name string, cause error) error {
 
 // looksAtNone reports whether a look failed because the driver, which makes no volumes, looks at no single ones either: what it has told of
 // them stays.
-func looksAtNone(err error) bool { return verr.From(err).Code == verr.NoSupport }
+func looksAtNone(err error) bool { return lacks(err) }
+
+// lacks reports whether a call failed because the driver has no such service. Its own refusals bring a libvirt error along.
+func lacks(err error) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == codes.Unimplemented && len(st.Details()) == 0
+}
+
+// unlessLacking is an error of a call, in libvirt's words if the driver has no such service.
+func unlessLacking(err error, what string) error {
+	if lacks(err) {
+		return storageError(verr.NoSupport, "storage pool does not support %s", what)
+	}
+	return err
+}
 
 // lookAt has the driver look at one volume, and takes in what it says.
 func (p *Pool) lookAt(ctx context.Context, name string) error {
@@ -335,7 +352,7 @@ func (v Volume) Delete(ctx context.Context, flags uint32) error {
 			v.Pool.volumes.drop(v.Name)
 			v.Pool.untangle(ctx)
 		}
-		return err
+		return unlessLacking(err, "vol deletion")
 	})
 }
 
@@ -391,7 +408,7 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags uint32) error {
 		if err == nil {
 			v.Pool.volumes.put(rsp.GetVolume())
 		}
-		return err
+		return unlessLacking(err, "changing of volume capacity")
 	})
 }
 
@@ -415,6 +432,7 @@ func (v Volume) Wipe(ctx context.Context, algorithm uint32) error {
 			}
 			return follow(t, stream)
 		})
+		err = unlessLacking(err, "volume wiping")
 		if err != nil {
 			return err
 		}

@@ -136,13 +136,19 @@ func (p *lockPair) order(h *rig.Host, name string, give func(*libvirt.Libvirt, l
 	return give(client, domain)
 }
 
-// wantRefused holds that the second host cannot start its guest, and is told of the first one's.
+// wantRefused holds that the second host cannot start its guest, and is told of the first one's as soon as its own lock service can tell.
 func (p *lockPair) wantRefused(when string) {
 	p.Helper()
-	err := p.order(p.second(), "second", (*libvirt.Libvirt).DomainCreate)
-	if !isCode(err, libvirt.ErrResourceBusy) || !strings.Contains(err.Error(), p.image) || !strings.Contains(err.Error(), p.service.names[0]) {
-		p.Fatalf("%s the other host's start of a guest with the same disk: %v, want it busy and in use by %q", when, err, p.service.names[0])
-	}
+	eventually(p.T, lockWait, func() error {
+		err := p.order(p.second(), "second", (*libvirt.Libvirt).DomainCreate)
+		if err == nil {
+			p.Fatalf("%s the other host has started a guest with the same disk", when)
+		}
+		if !isCode(err, libvirt.ErrResourceBusy) || !strings.Contains(err.Error(), p.image) || !strings.Contains(err.Error(), p.service.names[0]) {
+			return fmt.Errorf("%s the other host's start of a guest with the same disk: %w, want it busy and in use by %q", when, err, p.service.names[0])
+		}
+		return nil
+	})
 }
 
 // wantListed holds that the first host tells of one lock, its guest's, and returns where it lies and whose process has it.

@@ -7,6 +7,7 @@ package qemuimg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -78,8 +79,25 @@ func (c *call) secret(passphrase []byte) string {
 	return id
 }
 
+// keyFault is what qemu-img says when the system's clock of processor time did not move while it measured how long a key may take to be
+// derived. It has to be asked again then, keyTries times in all.
+const (
+	keyFault = "Unable to get accurate CPU usage"
+	keyTries = 10
+)
+
 // run runs a command of qemu-img to its end.
 func (c *call) run(ctx context.Context, verb string, args ...string) error {
+	for try := 1; ; try++ {
+		err := c.once(ctx, verb, args...)
+		var failed *command.Error
+		if !errors.As(err, &failed) || !strings.Contains(failed.Words, keyFault) || try == keyTries {
+			return err
+		}
+	}
+}
+
+func (c *call) once(ctx context.Context, verb string, args ...string) error {
 	cmd := command.Command{Name: program, Args: append(append([]string{verb}, c.objects...), args...)}
 	for _, p := range c.passphrases {
 		f, err := command.Memory(p)

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
@@ -238,8 +240,21 @@ func (p *Pool) look(ctx context.Context) error {
 	case <-ctx.Done():
 		return storageError(verr.OperationTimeout, "another refresh of storage pool '%s' is under way: %w", p.View().Name, ctx.Err())
 	}
-	return p.follow(ctx, "refresh", "", p.lookAll)
+	return p.follow(ctx, "refresh", "", func(ctx context.Context, t *task) error {
+		var err error
+		// A driver that has died in the middle is there again soon, and nothing was changed.
+		for range lookTries {
+			t.done.Store(0)
+			if err = p.lookAll(ctx, t); status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+				return err
+			}
+		}
+		return err
+	})
 }
+
+// lookTries is how often a refresh is begun whose driver dies.
+const lookTries = 3
 
 // lookAll is look, as the only one of its kind and as a task.
 func (p *Pool) lookAll(ctx context.Context, t *task) error {

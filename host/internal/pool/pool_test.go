@@ -514,3 +514,18 @@ func TestVolumesThatADriverDoesNotMakeAreWiped(t *testing.T) {
 		t.Errorf("volume %q is wiped, there are %q, error %v", w.wiped, b.names(p), err)
 	}
 }
+
+// TestRefreshOutlivesItsDriver has a driver die in the middle of a refresh.
+func TestRefreshOutlivesItsDriver(t *testing.T) {
+	b := newBench(t)
+	p := b.running("p")
+	b.volume(p, "v")
+	b.shelf.Deaths = lookTries - 1
+	if err := p.Refresh(t.Context()); err != nil || b.names(p) != "v" {
+		t.Errorf("volumes %q, error %v", b.names(p), err)
+	}
+	b.shelf.Deaths = lookTries
+	if err := p.Refresh(t.Context()); err == nil || b.shelf.Deaths != 0 || b.names(p) != "v" {
+		t.Errorf("a driver that dies again and again: volumes %q, error %v", b.names(p), err)
+	}
+}

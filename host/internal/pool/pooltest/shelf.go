@@ -4,6 +4,7 @@ package pooltest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	"github.com/lodgevirt/lodge/sdk/plugin"
@@ -47,6 +50,8 @@ type Shelf struct {
 	// Refuse makes calls fail, by their names; Hold makes refreshes wait until it is closed.
 	Refuse map[string]error
 	Hold   chan struct{}
+	// Deaths is how many of the next refreshes end as if the driver's process had died.
+	Deaths int
 	// Entangled says that the shelf must be looked at after each change of a volume.
 	Entangled bool
 	// Secrets are the values that the last call brought.
@@ -140,8 +145,14 @@ func (s *Shelf) Refresh(ctx context.Context, p *pb.Pool, found func(...*pb.Volum
 		all = append(all, s.volume(p, name))
 		used += uint64(len(data))
 	}
-	hold := s.Hold
+	hold, dies := s.Hold, s.Deaths > 0
+	if dies {
+		s.Deaths--
+	}
 	s.Unlock()
+	if dies {
+		return nil, errors.Join(found(all...), status.Error(codes.Unavailable, "connection reset by peer"))
+	}
 	if hold != nil {
 		select {
 		case <-hold:

@@ -95,3 +95,16 @@ func TestDomainsAreReadAsLibvirtDoes(t *testing.T) {
 		judge(t, name, doc, want)
 	}
 }
+
+func TestFilesAreWrittenAsLibvirtDoes(t *testing.T) {
+	for _, file := range corpusFiles(t, "xml2vmxdata", "*.xml") {
+		name := strings.TrimSuffix(filepath.Base(file), ".xml")
+		want := read(t, strings.TrimSuffix(file, ".xml")+".vmx")
+		text, err := vmx.Format(read(t, file), testContext(name, want))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		judge(t, name, text, want)
+	}
+}

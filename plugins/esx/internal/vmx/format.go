@@ -67,6 +67,9 @@ func NewFile(d *libvirtxml.Domain, ctx Context) (*File, error) {
 	if ctx.HardwareVersion == 0 {
 		ctx.HardwareVersion = oldestVersion
 	}
+	if ctx.HardwareVersion < oldestVersion {
+		return nil, verr.New(verr.Internal, "Hardware version %d is older than %d", ctx.HardwareVersion, oldestVersion)
+	}
 	if d.Type != "vmware" {
 		return nil, verr.New(verr.Internal, "Expecting virt type to be 'vmware' but found '%s'", d.Type)
 	}

@@ -191,8 +191,14 @@ func writeAffinity(w *writer, v *libvirtxml.DomainVCPU) {
 	w.set("sched.cpu.affinity", strings.Join(parts, ","))
 }
 
+// maxRanges is the longest set of CPUs that is read, in bytes.
+const maxRanges = 64 << 10
+
 // parseRanges reads a set of CPUs in libvirt's form, 0-7,^3, and sorts it.
 func parseRanges(s string) ([]uint, error) {
+	if len(s) > maxRanges {
+		return nil, verr.New(verr.XMLError, "attribute 'cpuset' of element <vcpu> is longer than %d bytes", maxRanges)
+	}
 	var in [maxCPUs]bool
 	for part := range strings.SplitSeq(s, ",") {
 		part, out := strings.CutPrefix(strings.TrimSpace(part), "^")

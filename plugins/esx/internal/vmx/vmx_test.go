@@ -1,6 +1,7 @@
 package vmx_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -51,6 +52,8 @@ func TestEntriesBecomeElements(t *testing.T) {
 		{"an opaque network", "ethernet0.present = \"true\"\nethernet0.opaqueNetwork.id = \"n\"\nethernet0.opaqueNetwork.type = \"nsx.LogicalSwitch\"\nethernet0.externalId = \"503426b2-94e9-3b16-1d68-87bfff4a5440\"", "<parameters interfaceid='503426b2-94e9-3b16-1d68-87bfff4a5440' profileid='nsx.LogicalSwitch'/>"},
 		{"a serial port with TLS", "serial0.present = \"true\"\nserial0.fileType = \"network\"\nserial0.fileName = \"tcp+ssl://[::1]:42\"", "<source mode='bind' host='::1' service='42'/>"},
 		{"a parallel port of the host", "parallel0.present = \"true\"\nparallel0.fileName = \"/dev/parport0\"", "<parallel type='dev'>"},
+		{"an image of a floppy", "floppy0.present = \"true\"\nfloppy0.fileName = \"a.flp\"", "<source file='[datastore] directory/a.flp'/>"},
+		{"an empty floppy drive", "floppy1.present = \"true\"\nfloppy1.fileType = \"file\"", "<target dev='fdb' bus='fdc'/>"},
 		{"VNC", "RemoteDisplay.vnc.enabled = \"true\"\nRemoteDisplay.vnc.port = \"5903\"", "<graphics type='vnc' port='5903' autoport='no'>"},
 		{"VNC on any port", `RemoteDisplay.vnc.enabled = "true"`, "autoport='yes'>"},
 		{"a shared folder", "isolation.tools.hgfs.disable = \"false\"\nsharedFolder.maxNum = \"1\"\nsharedFolder0.present = \"true\"\nsharedFolder0.enabled = \"true\"\nsharedFolder0.hostPath = \"/a\"\nsharedFolder0.guestName = \"b\"", "<readonly/>"},
@@ -143,6 +146,10 @@ func TestElementsBecomeEntries(t *testing.T) {
 		{"a disk behind the controller's unit", "", disk + "<target dev='sdh' bus='scsi'/></disk>", `scsi0:8.present = "true"`},
 		{"a disk of the 16th unit", "", disk + "<target dev='sdp' bus='scsi'/><address type='drive' controller='0' bus='0' unit='16'/></disk><controller type='scsi' index='0' model='vmpvscsi'/>", `scsi0:16.present = "true"`},
 		{"a model that is found out", "", disk + "<target dev='sda' bus='scsi'/></disk><controller type='scsi' index='0' model='auto'/>", `scsi0.virtualDev = "lsilogic"`},
+		{"a disk whose target tells its bus", "", disk + "<target dev='hdc'/></disk>", `ide1:0.present = "true"`},
+		{"a floppy of the host", "", "<disk type='block' device='floppy'><source dev='/dev/fd0'/><target dev='fdb'/></disk>", "floppy1.present = \"true\"\nfloppy1.fileType = \"device\"\nfloppy1.fileName = \"/dev/fd0\"\nfloppy0.present = \"false\""},
+		{"video memory of the host's choice", "", "<video/>", `svga.vramSize = "4194304"`},
+		{"a parallel port of a number", "", "<parallel type='dev'><source path='/dev/parport0'/><target port='2'/></parallel>", `parallel2.fileName = "/dev/parport0"`},
 		{"a card on NAT", "", "<interface type='user'/>", "ethernet0.connectionType = \"nat\"\nethernet0.addressType = \"generated\""},
 		{"a card that has all features", "", "<interface type='null'><model type='vmxnet2'/></interface>", "ethernet0.virtualDev = \"vmxnet\"\nethernet0.features = \"15\""},
 		{"an opaque network", "", "<interface type='bridge'><source bridge='n'/><virtualport type='openvswitch'><parameters interfaceid='503426b2-94e9-3b16-1d68-87bfff4a5440' profileid='nsx.LogicalSwitch'/></virtualport></interface>", "ethernet0.opaqueNetwork.id = \"n\"\nethernet0.opaqueNetwork.type = \"nsx.LogicalSwitch\"\nethernet0.externalId = \"503426b2"},
@@ -160,6 +167,39 @@ func TestElementsBecomeEntries(t *testing.T) {
 				t.Errorf("%s is missing in\n%s", c.want, text)
 			}
 		})
+	}
+}
+
+func TestNamesSurviveBothWays(t *testing.T) {
+	for _, name := range []string{"a", "50%", "a%41", "a|41", `"a"`, "ä %25"} {
+		escaped := strings.NewReplacer("&", "&amp;", `"`, "&quot;").Replace(name)
+		text, err := vmx.Format(strings.Replace(frame("", ""), ">guest<", ">"+escaped+"<", 1), host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := vmx.Parse(text, host())
+		if err != nil || d.Name != name {
+			t.Errorf("%q comes back as %v, %v", name, d, err)
+		}
+	}
+}
+
+func TestModelThatCannotBeFoundOutIsAnError(t *testing.T) {
+	gone := errors.New("image is gone")
+	ctx := host()
+	ctx.SCSIModel = func(*libvirtxml.DomainDisk) (string, error) { return "", gone }
+	_, err := vmx.Format(frame("", "<disk type='file'><source file='[d] a.vmdk'/><target dev='sda' bus='scsi'/></disk>"+
+		"<controller type='scsi' index='0' model='auto'/>"), ctx)
+	if !errors.Is(err, gone) || !strings.Contains(err.Error(), "'sda'") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestHardwareIsNotTooOld(t *testing.T) {
+	ctx := host()
+	ctx.HardwareVersion = 3
+	if _, err := vmx.Format(frame("", ""), ctx); !verr.Is(err, verr.Internal) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -195,6 +235,18 @@ func TestDomainsAreRefused(t *testing.T) {
 		{"a name without a datastore", frame("", "<disk type='file'><source file='a.vmdk'/><target dev='hda' bus='ide'/></disk>"), verr.Internal, "a.vmdk"},
 		{"two models of a controller", frame("", disk+"<driver name='buslogic'/><target dev='sda' bus='scsi'/></disk><controller type='scsi' index='0' model='lsilogic'/>"), verr.Internal, "Inconsistent"},
 		{"a network of libvirt's", frame("", "<interface type='network'><source network='default'/></interface>"), verr.ConfigUnsupported, "interface"},
+		{"a controller that VMware lacks", frame("", disk+"<target dev='sda' bus='scsi'/><address type='drive' controller='4' bus='0' unit='0'/></disk>"), verr.Internal, "controller index 4"},
+		{"a bus that VMware lacks", frame("", disk+"<target dev='hda' bus='ide'/><address type='drive' controller='0' bus='2' unit='0'/></disk>"), verr.Internal, "bus index 2"},
+		{"a floppy on IDE", frame("", "<disk type='file' device='floppy'><target dev='hda' bus='ide'/></disk>"), verr.ConfigUnsupported, "'floppy'"},
+		{"a block device as a disk", frame("", "<disk type='block'><source dev='/dev/sda.vmdk'/><target dev='hda' bus='ide'/></disk>"), verr.ConfigUnsupported, "expecting 'file'"},
+		{"a disk over the network", frame("", "<disk type='network'><source protocol='nbd' name='a'/><target dev='hda' bus='ide'/></disk>"), verr.ConfigUnsupported, "'hda'"},
+		{"CPUs to be plugged", frame("<vcpu current='1'>2</vcpu>", ""), verr.ConfigUnsupported, "'vcpu'"},
+		{"an address that is none", frame("", "<interface type='user'><mac address='x'/></interface>"), verr.XMLError, "mac"},
+		{"two screens", frame("", "<video/><video/>"), verr.ConfigUnsupported, "video"},
+		{"two heads", frame("", "<video><model type='vmvga' heads='2'/></video>"), verr.ConfigUnsupported, "head"},
+		{"a folder that is an image", frame("", "<filesystem type='file'><source file='a'/><target dir='b'/></filesystem>"), verr.ConfigUnsupported, "filesystem"},
+		{"a port beyond the last", frame("", "<serial type='dev'><source path='a'/><target port='32'/></serial>"), verr.ConfigUnsupported, "32"},
+		{"a parallel port beyond the last", frame("", "<parallel type='dev'><source path='a'/><target port='3'/></parallel>"), verr.ConfigUnsupported, "3"},
 		{"an unknown card", frame("", "<interface type='null'><model type='virtio'/></interface>"), verr.ConfigUnsupported, "'virtio'"},
 		{"a port over UDP", frame("", "<serial type='udp'><source mode='connect' host='a' service='1'/></serial>"), verr.ConfigUnsupported, "serial0"},
 		{"spice", frame("", "<graphics type='spice'/>"), verr.ConfigUnsupported, "graphics"},
@@ -214,8 +266,16 @@ func TestHardwareVersionFollowsTheProduct(t *testing.T) {
 		product, version string
 		want             int
 	}{
-		{"ESX", "3.5.0", 4}, {"ESX", "4.1", 7}, {"ESX", "5.5.0", 10}, {"ESX", "6.7.0", 14}, {"ESX", "7", 17}, {"ESX", "12.0.0", 20},
-		{"GSX", "2.0.1", 4}, {"ESX", "2.5", 0}, {"VPX", "6.7", 0}, {"ESX", "new", 0},
+		{"ESX", "3.5.0", 4},
+		{"ESX", "4.1", 7},
+		{"ESX", "5.5.0", 10},
+		{"ESX", "6.7.0", 14},
+		{"ESX", "7", 17},
+		{"ESX", "12.0.0", 20},
+		{"GSX", "2.0.1", 4},
+		{"ESX", "2.5", 0},
+		{"VPX", "6.7", 0},
+		{"ESX", "new", 0},
 	} {
 		got, err := vmx.HardwareVersion(c.product, c.version)
 		if got != c.want || (err != nil) != (c.want == 0) {

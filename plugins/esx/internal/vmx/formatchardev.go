@@ -74,15 +74,19 @@ func writeRemote(w *writer, key string, s *libvirtxml.DomainChardevSourceTCP, pr
 		name = protocol.Type
 	}
 	scheme, ok := schemes[name]
-	if !ok || s.Service == "" {
-		w.unsupported("Unsupported character device TCP protocol '%s' or missing service of %s", name, key)
+	if !ok {
+		w.unsupported("Unsupported character device TCP protocol '%s' of %s", name, key)
 		return
 	}
 	endPoint := "client"
 	if s.Mode == "bind" {
 		endPoint = "server"
 	}
-	u := url.URL{Scheme: scheme, Host: net.JoinHostPort(s.Host, s.Service)}
+	u := &url.URL{Scheme: scheme, Host: net.JoinHostPort(s.Host, s.Service)}
+	if again, err := url.Parse(u.String()); err != nil || again.Hostname() != s.Host || again.Port() != s.Service || s.Service == "" {
+		w.unsupported("Unsupported host '%s' or service '%s' of %s, expecting a name or address and a port's number", s.Host, s.Service, key)
+		return
+	}
 	w.set(key+".fileType", "network")
 	w.set(key+".fileName", u.String())
 	w.set(key+".network.endPoint", endPoint)

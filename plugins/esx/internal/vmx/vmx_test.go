@@ -249,6 +249,10 @@ func TestDomainsAreRefused(t *testing.T) {
 		{"a parallel port beyond the last", frame("", "<parallel type='dev'><source path='a'/><target port='3'/></parallel>"), verr.ConfigUnsupported, "3"},
 		{"an unknown card", frame("", "<interface type='null'><model type='virtio'/></interface>"), verr.ConfigUnsupported, "'virtio'"},
 		{"a port over UDP", frame("", "<serial type='udp'><source mode='connect' host='a' service='1'/></serial>"), verr.ConfigUnsupported, "serial0"},
+		{"a service that is no number", frame("", "<serial type='tcp'><source mode='bind' host='a' service='b c'/></serial>"), verr.ConfigUnsupported, "'b c'"},
+		{"a host that is none", frame("", "<serial type='tcp'><source mode='bind' host='a b' service='1'/></serial>"), verr.ConfigUnsupported, "'a b'"},
+		{"no service", frame("", "<serial type='tcp'><source mode='bind' host='a'/></serial>"), verr.ConfigUnsupported, "serial0"},
+		{"an unknown protocol", frame("", "<serial type='tcp'><source mode='bind' host='a' service='1'/><protocol type='x'/></serial>"), verr.ConfigUnsupported, "'x'"},
 		{"spice", frame("", "<graphics type='spice'/>"), verr.ConfigUnsupported, "graphics"},
 		{"another video device", frame("", "<video><model type='qxl'/></video>"), verr.ConfigUnsupported, "'qxl'"},
 	} {

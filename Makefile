@@ -59,7 +59,7 @@ build: toolchain ## Build the daemons, the command and the plugins into bin/
 	@echo "built bin/ ($(VERSION))"
 
 .PHONY: demo
-demo: deps build ## Boot a Linux guest with virsh, kill every daemon, and watch the guest, its lock and the list
+demo: deps-demo build ## Boot a Linux guest with virsh, kill every daemon, and watch the guest, its lock and the list
 	@go run ./examples/demo $(DEMO_FLAGS)
 
 .PHONY: test
@@ -118,6 +118,10 @@ tools-lint: toolchain
 .PHONY: deps
 deps: toolchain ## Install what tests and demo need (QEMU, virsh, a guest kernel, busybox); does nothing the second time
 	@scripts/deps
+
+.PHONY: deps-demo
+deps-demo: toolchain
+	@scripts/deps --demo
 
 .PHONY: toolchain
 toolchain:

@@ -2,8 +2,10 @@ package endpoint
 
 import (
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -138,7 +140,7 @@ func splitAddress(address string) (host string, port int, err error) {
 	switch {
 	case err != nil:
 		return "", 0, err
-	case u.Host != address || u.Hostname() == "":
+	case u.Host != address || !isHost(u.Hostname()):
 		return "", 0, errAddress
 	}
 	if u.Port() != "" {
@@ -148,3 +150,14 @@ func splitAddress(address string) (host string, port int, err error) {
 	}
 	return u.Hostname(), port, nil
 }
+
+// isHost says whether a string can be a host's name or an address without a zone.
+func isHost(s string) bool {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Zone() == ""
+	}
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(hostLetters, r) })
+}
+
+// hostLetters are what names of hosts are made of.
+const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"

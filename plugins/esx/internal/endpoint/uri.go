@@ -84,6 +84,9 @@ func (u *URI) authority(from *url.URL) error {
 	if u.Host == "" && from.Host+u.User != "" {
 		return invalid("the URI has a user or a port but no host")
 	}
+	if u.Host != "" && !isHost(u.Host) {
+		return invalid("URI host %q is neither a name nor an address", u.Host)
+	}
 	if p := from.Port(); p != "" {
 		port, err := parsePort(p)
 		if err != nil {

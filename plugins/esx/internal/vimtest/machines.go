@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
@@ -119,16 +121,30 @@ func (s *Server) Suspend(name string) { s.wait("suspend "+name, s.vm(name).Suspe
 
 // Rename gives a virtual machine another name.
 func (s *Server) Rename(name, to string) {
-	s.reconfigure(name, types.VirtualMachineConfigSpec{Name: to})
+	s.t.Helper()
+	s.reconfigure(name, map[string]any{"name": to, "config.name": to, "summary.config.name": to})
 }
 
 // Resize changes memory and vCPUs of a virtual machine.
-func (s *Server) Resize(name string, mib int64, vcpus int32) {
-	s.reconfigure(name, types.VirtualMachineConfigSpec{MemoryMB: mib, NumCPUs: vcpus})
+func (s *Server) Resize(name string, mib, vcpus int32) {
+	s.t.Helper()
+	s.reconfigure(name, map[string]any{
+		"config.hardware.memoryMB": mib, "summary.config.memorySizeMB": mib,
+		"config.hardware.numCPU": vcpus, "summary.config.numCpu": vcpus,
+	})
 }
 
-func (s *Server) reconfigure(name string, spec types.VirtualMachineConfigSpec) {
+// reconfigure changes properties together with the version of the configuration in one update, as hosts do. The simulator's own
+// ReconfigVM_Task changes them in silence, and tells only of the version.
+func (s *Server) reconfigure(name string, values map[string]any) {
 	s.t.Helper()
-	vm := s.vm(name)
-	s.wait("reconfigure "+name, func(ctx context.Context) (*object.Task, error) { return vm.Reconfigure(ctx, spec) })
+	vm := s.vm(name).Reference()
+	changes := []types.PropertyChange{{
+		Name: "config.changeVersion", Op: types.PropertyChangeOpAssign, Val: strconv.FormatInt(time.Now().UnixNano(), 10),
+	}}
+	for property, value := range values {
+		changes = append(changes, types.PropertyChange{Name: property, Op: types.PropertyChangeOpAssign, Val: value})
+	}
+	ctx := s.model.Service.Context
+	ctx.WithLock(vm, func() { ctx.Update(s.model.Map().Get(vm), changes) })
 }

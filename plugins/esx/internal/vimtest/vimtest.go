@@ -5,7 +5,8 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer.
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer, and
+// updates that tell of a new name or size.
 package vimtest
 
 import (

@@ -65,6 +65,8 @@ type Config struct {
 	KeepAlive time.Duration
 	// MinBackoff and MaxBackoff bound the pause after a failed attempt, 0 for 100 ms and 30 s.
 	MinBackoff, MaxBackoff time.Duration
+	// LoginBackoff is the pause after a refused login, 0 for 5 minutes: ESXi locks an account after 5 of them within 15 minutes.
+	LoginBackoff time.Duration
 }
 
 // complete checks a configuration and fills in defaults.
@@ -112,6 +114,7 @@ func (c *Config) times() error {
 		{"keep-alive", &c.KeepAlive, 5 * time.Minute},
 		{"shortest backoff", &c.MinBackoff, 100 * time.Millisecond},
 		{"longest backoff", &c.MaxBackoff, 30 * time.Second},
+		{"login backoff", &c.LoginBackoff, 5 * time.Minute},
 	} {
 		if *t.value < 0 {
 			return c.bad("%s %v is negative", t.name, *t.value)

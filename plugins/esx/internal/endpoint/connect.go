@@ -136,7 +136,7 @@ func (e *Endpoint) logout(ctx context.Context, s *Session) {
 // pause returns the pause before the next attempt, and the base of the one after it.
 func pause(base time.Duration, c Config, err error) (now, next time.Duration) {
 	if refused(err) {
-		base = c.MaxBackoff
+		return c.LoginBackoff, base
 	}
 	base = min(max(base, c.MinBackoff), c.MaxBackoff)
 	return base/2 + rand.N(base/2+1), min(2*base, c.MaxBackoff)

@@ -4,8 +4,8 @@
 // An Endpoint has one goroutine, which alone connects and keeps alive; Open starts it and Close waits for it. Nothing is connected
 // before the first call that needs it. Callers that need a connection at once wait for one attempt, each within its own deadline.
 // After a failed attempt callers get its error at once until the pause is over, which grows from Config.MinBackoff to
-// Config.MaxBackoff; after a refused login it is the longest at once, because hosts lock accounts after a few of them. Endpoints share
-// nothing, so that one that is dead or slow delays no other.
+// Config.MaxBackoff; after a refused login it is Config.LoginBackoff. Endpoints share nothing, so that one that is dead or slow delays
+// no other.
 //
 // A session that a call found expired is renewed, and the call is made once more: a call that is refused as NotAuthenticated has done
 // nothing. After any other failure of the transport the session is proven before its next use; no call is repeated then.

@@ -121,7 +121,7 @@ func TestUntrustedCertificatesAreNamed(t *testing.T) {
 func TestWrongPasswordIsAuthFailedAndNotTriedAtOnceAgain(t *testing.T) {
 	s := vimtest.Start(t, vimtest.Options{})
 	c := configFor(s)
-	c.Password, c.MaxBackoff = "wrong pass", time.Hour
+	c.Password = "wrong pass"
 	e := open(t, c)
 	for range 3 {
 		err := ask(e)

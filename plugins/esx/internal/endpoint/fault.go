@@ -7,7 +7,6 @@ import (
 	"reflect"
 
 	"github.com/vmware/govmomi/fault"
-	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -20,7 +19,13 @@ func expired(err error) bool { return fault.Is(err, &types.NotAuthenticated{}) }
 func refused(err error) bool { return fault.Is(err, &types.InvalidLogin{}) }
 
 // answered says whether an error is the endpoint's own answer, so that the connection to it works.
-func answered(err error) bool { return soap.IsSoapFault(err) || soap.IsVimFault(err) }
+func answered(err error) bool {
+	var f faulty
+	return errors.As(err, &f)
+}
+
+// faulty is what all of govmomi's errors that carry a fault implement.
+type faulty interface{ Fault() types.BaseMethodFault }
 
 // unreachable explains a failed attempt to connect.
 func (c Config) unreachable(err error) *verr.Error {
@@ -66,17 +71,11 @@ func (c Config) fail(code verr.Code, format string, args ...any) *verr.Error {
 
 // faultName is the type of a fault, which says more than its text often does.
 func faultName(err error) string {
-	var f any
-	switch {
-	case soap.IsSoapFault(err):
-		f = soap.ToSoapFault(err).VimFault()
-	case soap.IsVimFault(err):
-		f = soap.ToVimFault(err)
-	}
-	if f == nil {
+	var f faulty
+	if !errors.As(err, &f) || f.Fault() == nil {
 		return "fault"
 	}
-	t := reflect.TypeOf(f)
+	t := reflect.TypeOf(f.Fault())
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}

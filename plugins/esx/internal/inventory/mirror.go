@@ -21,6 +21,8 @@ type Options struct {
 	MaxWait time.Duration
 	// Grace is how much longer the mirror waits before it takes the endpoint for lost, 0 for 10 s.
 	Grace time.Duration
+	// MaxObjects bounds the machines in one answer, 0 leaves it to the endpoint.
+	MaxObjects int32
 	// Setup bounds the making of a watch, 0 for 30 s.
 	Setup time.Duration
 	// MinPause and MaxPause bound the pause between a watch that failed and the next, 0 for 100 ms and 10 s.
@@ -94,7 +96,8 @@ func (m *Mirror) Synced(ctx context.Context) error {
 	return fmt.Errorf("read inventory of endpoint %q: %w", m.endpoint.Name(), ctx.Err())
 }
 
-// Close ends the mirror and waits for it. The last snapshot stays, stale.
+// Close ends the mirror and waits for it, and for a call of the function given to Start that is under way. The last snapshot stays,
+// stale.
 func (m *Mirror) Close() {
 	m.cancel()
 	<-m.stopped
@@ -107,7 +110,7 @@ func (m *Mirror) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		s, err := m.endpoint.Session(ctx)
 		if err != nil {
-			m.lose(err)
+			m.lose(ctx, err)
 			if s, err = m.endpoint.Await(ctx); err != nil {
 				break
 			}
@@ -117,7 +120,7 @@ func (m *Mirror) run(ctx context.Context) {
 		}
 		var synced bool
 		left, synced, err = m.follow(ctx, s)
-		m.lose(m.endpoint.Report(s, err))
+		m.lose(ctx, m.endpoint.Report(s, err))
 		if synced {
 			pause = m.options.MinPause
 		}
@@ -127,21 +130,21 @@ func (m *Mirror) run(ctx context.Context) {
 		}
 		pause = min(2*pause, m.options.MaxPause)
 	}
-	m.lose(ctx.Err())
+	m.lose(ctx, ctx.Err())
 }
 
 // follow reads everything and then what changes, until something fails. It says whether it has read everything, and returns a watch
 // that is left over at the endpoint.
 func (m *Mirror) follow(ctx context.Context, s *endpoint.Session) (left *watch, synced bool, err error) {
-	w, err := open(ctx, s.Client, m.options)
-	if err != nil {
-		return w, false, err
-	}
+	w := &watch{client: s.Client, options: m.options}
 	defer func() {
 		if w.close(ctx) != nil {
 			left = w
 		}
 	}()
+	if err := w.open(ctx); err != nil {
+		return nil, false, err
+	}
 	r := newReading()
 	for {
 		set, err := w.next(ctx)
@@ -179,8 +182,8 @@ func (m *Mirror) publish(now *Snapshot, anew bool) {
 	}
 }
 
-// lose marks the state as stale and tells it once.
-func (m *Mirror) lose(cause error) {
+// lose marks the state as stale and tells it once, but not after the end.
+func (m *Mirror) lose(ctx context.Context, cause error) {
 	before := m.Snapshot()
 	since := before.StaleSince
 	if since.IsZero() {
@@ -188,7 +191,7 @@ func (m *Mirror) lose(cause error) {
 	}
 	now := before.stale(since, cause)
 	m.state.Store(now)
-	if before.StaleSince.IsZero() {
+	if before.StaleSince.IsZero() && ctx.Err() == nil {
 		m.log.Warn("inventory lost", "error", cause)
 		m.tell(Change{Kind: Stale, Snapshot: now})
 	}

@@ -35,30 +35,24 @@ type watch struct {
 	version string
 }
 
-// open makes a watch over all machines below the root, and over the automatic starts of those hosts that tell of them.
-func open(ctx context.Context, client *vim25.Client, o Options) (_ *watch, err error) {
-	ctx, cancel := context.WithTimeout(ctx, o.Setup)
+// open begins to watch all machines below the root, and the automatic starts of those hosts that tell of them.
+func (w *watch) open(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, w.options.Setup)
 	defer cancel()
-	w := &watch{client: client, options: o}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.close(ctx))
-		}
-	}()
-	root := client.ServiceContent.RootFolder
-	if o.Root != nil {
-		root = *o.Root
+	root := w.client.ServiceContent.RootFolder
+	if w.options.Root != nil {
+		root = *w.options.Root
 	}
-	if w.collector, err = property.DefaultCollector(client).Create(ctx); err != nil {
-		return w, err
+	if w.collector, err = property.DefaultCollector(w.client).Create(ctx); err != nil {
+		return err
 	}
 	machines, err := w.view(ctx, root, machineType)
 	if err != nil {
-		return w, err
+		return err
 	}
 	managers, err := w.managers(ctx, root)
 	if err != nil {
-		return w, err
+		return err
 	}
 	specs := []types.PropertyFilterSpec{{
 		ObjectSet: []types.ObjectSpec{{Obj: machines.Reference(), Skip: types.NewBool(true), SelectSet: []types.BaseSelectionSpec{
@@ -74,10 +68,10 @@ func open(ctx context.Context, client *vim25.Client, o Options) (_ *watch, err e
 	}
 	for _, spec := range specs {
 		if _, err := w.collector.CreateFilter(ctx, types.CreateFilter{Spec: spec}); err != nil {
-			return w, err
+			return err
 		}
 	}
-	return w, nil
+	return nil
 }
 
 func (w *watch) view(ctx context.Context, root types.ManagedObjectReference, kind string) (*view.ContainerView, error) {
@@ -122,7 +116,9 @@ func (w *watch) next(ctx context.Context) (*types.UpdateSet, error) {
 	defer cancel()
 	seconds := int32(max(1, w.options.MaxWait/time.Second))
 	res, err := methods.WaitForUpdatesEx(ctx, w.client, &types.WaitForUpdatesEx{
-		This: w.collector.Reference(), Version: w.version, Options: &types.WaitOptions{MaxWaitSeconds: &seconds},
+		This: w.collector.Reference(), Version: w.version, Options: &types.WaitOptions{
+			MaxWaitSeconds: &seconds, MaxObjectUpdates: w.options.MaxObjects,
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"slices"
@@ -70,7 +69,10 @@ func ParseURI(s string) (URI, error) {
 	if err := uri.path(u.EscapedPath()); err != nil {
 		return URI{}, err
 	}
-	return uri, uri.query(u.RawQuery)
+	if err := uri.query(u.RawQuery); err != nil {
+		return URI{}, err
+	}
+	return uri, nil
 }
 
 func (u *URI) authority(from *url.URL) error {
@@ -262,5 +264,5 @@ func unexpected(name, value, should string) error {
 }
 
 func invalid(format string, args ...any) error {
-	return fmt.Errorf("esx: %w", verr.New(verr.InvalidArg, format, args...).In(verr.FromESX))
+	return verr.New(verr.InvalidArg, format, args...).In(verr.FromESX)
 }

@@ -29,6 +29,7 @@ require (
 
 require (
 	github.com/ceph/go-ceph v0.39.0
+	github.com/vmware/govmomi v0.55.0
 	go.etcd.io/etcd/api/v3 v3.7.3
 	go.uber.org/zap v1.27.1
 	golang.org/x/text v0.43.0

@@ -107,6 +107,7 @@ var only = map[string][]string{
 	"github.com/hashicorp/go-plugin": {"host/internal/launch", "sdk/plugin"},
 	"go.etcd.io/bbolt":               {"host/internal/catalog"},
 	"go.etcd.io/etcd":                {"plugins/lock/etcd"},
+	"github.com/vmware/govmomi":      {"plugins/esx"},
 }
 
 func TestSomeModulesHaveOneOwner(t *testing.T) {

@@ -1,0 +1,150 @@
+package vimtest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// do runs steps of the test's own under a deadline and ends the test when one fails.
+func (s *Server) do(what string, steps func(ctx context.Context) error) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := steps(ctx); err != nil {
+		s.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// task is a long call: started, then waited for.
+type task func(ctx context.Context) (*object.Task, error)
+
+func (s *Server) wait(what string, start task) {
+	s.t.Helper()
+	s.do(what, func(ctx context.Context) error {
+		running, err := start(ctx)
+		if err != nil {
+			return err
+		}
+		return running.Wait(ctx)
+	})
+}
+
+// Machines lists the names of all virtual machines, sorted.
+func (s *Server) Machines() []string {
+	s.t.Helper()
+	var names []string
+	s.do("list machines", func(ctx context.Context) error {
+		all, err := find.NewFinder(s.admin.Client).VirtualMachineList(ctx, "/...")
+		for _, vm := range all {
+			names = append(names, vm.InventoryPath[strings.LastIndex(vm.InventoryPath, "/")+1:])
+		}
+		return err
+	})
+	slices.Sort(names)
+	return names
+}
+
+// vm finds a virtual machine by its name.
+func (s *Server) vm(name string) *object.VirtualMachine {
+	s.t.Helper()
+	var found *object.VirtualMachine
+	s.do(fmt.Sprintf("find machine %q", name), func(ctx context.Context) error {
+		all, err := find.NewFinder(s.admin.Client).VirtualMachineList(ctx, "/...")
+		for _, vm := range all {
+			var props mo.VirtualMachine
+			if err := vm.Properties(ctx, vm.Reference(), []string{"name"}, &props); err != nil {
+				return err
+			}
+			if props.Name == name {
+				found = vm
+				return nil
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("no such machine among %d", len(all))
+	})
+	return found
+}
+
+// UUID is the BIOS UUID of a virtual machine.
+func (s *Server) UUID(name string) string { return s.vm(name).UUID(context.Background()) }
+
+// Ref is the managed object reference's value of a virtual machine.
+func (s *Server) Ref(name string) string { return s.vm(name).Reference().Value }
+
+// Create makes a virtual machine that is off.
+func (s *Server) Create(name string) {
+	s.t.Helper()
+	s.wait("create "+name, func(ctx context.Context) (*object.Task, error) {
+		finder := find.NewFinder(s.admin.Client)
+		dc, err := finder.DefaultDatacenter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		folders, err := dc.Folders(ctx)
+		if err != nil {
+			return nil, err
+		}
+		pools, err := finder.SetDatacenter(dc).ResourcePoolList(ctx, "*/Resources")
+		if err != nil {
+			return nil, err
+		}
+		return folders.VmFolder.CreateVM(ctx, types.VirtualMachineConfigSpec{
+			Name: name, GuestId: string(types.VirtualMachineGuestOsIdentifierOtherGuest), NumCPUs: 1, MemoryMB: 64,
+			Files: &types.VirtualMachineFileInfo{VmPathName: "[LocalDS_0]"},
+		}, pools[0], nil)
+	})
+}
+
+// Destroy deletes a virtual machine that is off.
+func (s *Server) Destroy(name string) { s.wait("destroy "+name, s.vm(name).Destroy) }
+
+// PowerOn starts a virtual machine, or lets a suspended one go on.
+func (s *Server) PowerOn(name string) { s.wait("power on "+name, s.vm(name).PowerOn) }
+
+// PowerOff switches a virtual machine off.
+func (s *Server) PowerOff(name string) { s.wait("power off "+name, s.vm(name).PowerOff) }
+
+// Suspend suspends a virtual machine.
+func (s *Server) Suspend(name string) { s.wait("suspend "+name, s.vm(name).Suspend) }
+
+// Rename gives a virtual machine another name.
+func (s *Server) Rename(name, to string) {
+	s.t.Helper()
+	s.reconfigure(name, map[string]any{"name": to, "config.name": to, "summary.config.name": to})
+}
+
+// Resize changes memory and vCPUs of a virtual machine.
+func (s *Server) Resize(name string, mib, vcpus int32) {
+	s.t.Helper()
+	s.reconfigure(name, map[string]any{
+		"config.hardware.memoryMB": mib, "summary.config.memorySizeMB": mib,
+		"config.hardware.numCPU": vcpus, "summary.config.numCpu": vcpus,
+	})
+}
+
+// reconfigure changes properties together with the version of the configuration in one update, as hosts do. The simulator's own
+// ReconfigVM_Task changes them in silence, and tells only of the version.
+func (s *Server) reconfigure(name string, values map[string]any) {
+	s.t.Helper()
+	vm := s.vm(name).Reference()
+	changes := []types.PropertyChange{{
+		Name: "config.changeVersion", Op: types.PropertyChangeOpAssign, Val: strconv.FormatInt(time.Now().UnixNano(), 10),
+	}}
+	for property, value := range values {
+		changes = append(changes, types.PropertyChange{Name: property, Op: types.PropertyChangeOpAssign, Val: value})
+	}
+	ctx := s.model.Service.Context
+	ctx.WithLock(vm, func() { ctx.Update(s.model.Map().Get(vm), changes) })
+}

@@ -42,11 +42,11 @@ func startOn(t testing.TB, s *vimtest.Server) *rig {
 
 func startWith(t testing.TB, s *vimtest.Server, o inventory.Options) *rig {
 	t.Helper()
-	o.MaxWait, o.Grace = time.Second, 500*time.Millisecond
+	o.MaxWait, o.Grace = time.Second, 3*time.Second
 	o.MinPause, o.MaxPause = 10*time.Millisecond, 50*time.Millisecond
 	e, err := endpoint.Open(endpoint.Config{
 		Name: "lab", Address: s.Address(), User: vimtest.User, Password: vimtest.Password, Thumbprint: s.SHA256(),
-		ConnectTimeout: time.Second, CallTimeout: 2 * time.Second, MinBackoff: 10 * time.Millisecond, MaxBackoff: 50 * time.Millisecond,
+		ConnectTimeout: 3 * time.Second, CallTimeout: 5 * time.Second, MinBackoff: 10 * time.Millisecond, MaxBackoff: 50 * time.Millisecond,
 	}, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)

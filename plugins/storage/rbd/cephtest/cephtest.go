@@ -76,8 +76,22 @@ func (c *Cluster) Stop() {
 	c.daemons = nil
 }
 
-// Pause makes daemons ("mon", "osd", "mgr") answer nothing until Resume.
-func (c *Cluster) Pause(daemons ...string) error { return c.signal(unix.SIGSTOP, daemons) }
+// Pause makes daemons ("mon", "osd", "mgr") answer nothing until Resume. It returns once all of their threads stand.
+func (c *Cluster) Pause(daemons ...string) error {
+	if err := c.signal(unix.SIGSTOP, daemons); err != nil {
+		return err
+	}
+	for _, d := range daemons {
+		err := error(unix.EINTR)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Waitid(unix.P_PID, c.daemons[d].Process.Pid, nil, unix.WSTOPPED, nil)
+		}
+		if err != nil {
+			return fmt.Errorf("wait until %s stands: %w", d, err)
+		}
+	}
+	return nil
+}
 
 // Resume lets them go on.
 func (c *Cluster) Resume(daemons ...string) error { return c.signal(unix.SIGCONT, daemons) }

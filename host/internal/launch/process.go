@@ -133,11 +133,6 @@ func (p *Process) Dial(opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 			MinConnectTimeout: 2 * time.Second,
 		}),
 		grpc.WithIdleTimeout(0),
-		grpc.WithInitialWindowSize(handshake.StreamWindow),
-		grpc.WithInitialConnWindowSize(handshake.ConnWindow),
-		grpc.WithReadBufferSize(handshake.IOBuffer),
-		grpc.WithWriteBufferSize(handshake.IOBuffer),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(handshake.MaxMessage), grpc.MaxCallSendMsgSize(handshake.MaxMessage)),
 	}, opts...)

@@ -41,6 +41,8 @@ type Factory struct {
 	Content string
 	// Capacity is that of the suite's volumes in bytes, 4 MiB if it is 0. A pool has room for at least 8 of them.
 	Capacity uint64
+	// Thin says that volumes take room only by what is written to them, so that one may be bigger than its pool.
+	Thin bool
 	// Rounds is how often the driver is killed, 50 if it is 0; SlowRounds is for those that take long.
 	Rounds int
 	// Command makes the plugin's process. Without it, nothing is checked of a driver that is killed.

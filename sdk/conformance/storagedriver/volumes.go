@@ -133,7 +133,7 @@ func refusedLeavesNothing(b *bench) {
 		"encryption of fantasy":   "<volume><name>" + name + "</name><capacity>4096</capacity><target><encryption format='fantasy'/></target></volume>",
 		"more than there is room": strings.Replace(b.definition(name, 1<<60), "</capacity>", "</capacity><allocation>1152921504606846976</allocation>", 1),
 	} {
-		if what == "more than there is room" && b.thin() {
+		if what == "more than there is room" && b.factory.Thin {
 			continue
 		}
 		if what == "a format of fantasy" && !b.formats() {
@@ -156,11 +156,6 @@ func (b *bench) formats() bool {
 	return slices.ContainsFunc(rsp.GetTypes(), func(t *pb.PoolType) bool {
 		return t.GetName() == b.pool.GetType() && len(t.GetVolumeFormats()) > 0
 	})
-}
-
-// thin reports whether volumes take room only by what is written to them, so that they may be bigger than their pool.
-func (b *bench) thin() bool {
-	return b.pool.GetType() == "rbd" || b.pool.GetType() == "sheepdog"
 }
 
 func madeFromAnother(b *bench) {

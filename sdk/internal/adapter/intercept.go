@@ -26,11 +26,6 @@ func ServerOptions(log hclog.Logger, points *failpoint.Set) []grpc.ServerOption 
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(handshake.MaxMessage),
 		grpc.MaxSendMsgSize(handshake.MaxMessage),
-		grpc.InitialWindowSize(handshake.StreamWindow),
-		grpc.InitialConnWindowSize(handshake.ConnWindow),
-		grpc.ReadBufferSize(handshake.IOBuffer),
-		grpc.WriteBufferSize(handshake.IOBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.UnaryInterceptor(i.unary),
 		grpc.StreamInterceptor(i.stream),
 	}

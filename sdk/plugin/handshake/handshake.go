@@ -51,12 +51,6 @@ const (
 const (
 	// MaxMessage is the largest gRPC message in either direction, in bytes.
 	MaxMessage = 16 << 20
-	// StreamWindow is how much of one stream may be under way in either direction, in bytes, and ConnWindow how much of all streams
-	// together: enough that a stream of a volume's content never waits for the other side's word.
-	StreamWindow = 4 << 20
-	ConnWindow   = 16 << 20
-	// IOBuffer is how much each side reads or writes at once, in bytes.
-	IOBuffer = 256 << 10
 	// MaxSocketPath is the longest path of a unix socket, in bytes (sun_path without its end).
 	MaxSocketPath = 107
 )

@@ -20,6 +20,7 @@ func TestConformance(t *testing.T) {
 	c := cluster(t)
 	var n atomic.Int64
 	storagedriver.Run(t, storagedriver.Factory{
+		Thin:   true,
 		Plugin: func() plugin.Plugin { return Plugin("1.0.0", librados.Dial, librados.Available()) },
 		Pool: func(t *testing.T) storagedriver.Pool {
 			b := &bench{TB: t, ceph: c}

@@ -19,6 +19,7 @@ func TestConformance(t *testing.T) {
 	var cluster *dogtest.Cluster
 	current := t.TempDir() + "/dog"
 	storagedriver.Run(t, storagedriver.Factory{
+		Thin:   true,
 		Plugin: func() plugin.Plugin { return Plugin("1.0.0") },
 		Config: fmt.Appendf(nil, `{"dog": %q}`, current),
 		Pool: func(t *testing.T) storagedriver.Pool {

@@ -123,9 +123,6 @@ func valid(path string) bool {
 	return path != "" && path != "." && filepath.IsLocal(path) && filepath.Clean(path) == path
 }
 
-// Path returns the path relative to the hierarchies' roots.
-func (g *Group) Path() string { return g.path }
-
 // Empty reports that the group exists in no hierarchy.
 func (g *Group) Empty() bool { return len(g.dirs) == 0 }
 

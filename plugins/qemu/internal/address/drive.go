@@ -18,11 +18,6 @@ type Drive struct {
 	Unit uint
 }
 
-// String returns the form controller:bus:target:unit.
-func (d Drive) String() string {
-	return fmt.Sprintf("%d:%d:%d:%d", d.Controller, d.Bus, d.Target, d.Unit)
-}
-
 // DriveBus is how a kind of controller is laid out: buses a controller and units a bus.
 type DriveBus struct{ Buses, Units uint }
 

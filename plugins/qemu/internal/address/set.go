@@ -113,14 +113,6 @@ func (s *PCISet) AddBus(index uint, kind BusKind) error {
 	return nil
 }
 
-// Kind returns the kind of a bus, or "" if there is none with that index.
-func (s *PCISet) Kind(index uint) BusKind {
-	if b := s.buses[index]; b != nil {
-		return b.kind
-	}
-	return ""
-}
-
 // Top returns the largest index of a bus.
 func (s *PCISet) Top() uint { return s.top }
 

@@ -128,6 +128,7 @@ type bench struct {
 	driver  *fakeDriver
 	domains *domain.Inventory
 	bus     *event.Bus
+	shelf   *pooltest.Shelf
 	// folder is what guests' disks on this machine lie in: the one pool.
 	folder     string
 	path, ro   string
@@ -162,13 +163,14 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.shelf = pooltest.New()
 	secrets, err := secret.Open(cat, b.bus, secret.KeySource{File: filepath.Join(t.TempDir(), "key")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	pools, err := pool.New(pool.Config{
 		Catalog: cat, Events: b.bus, Secrets: secrets, Boot: "boot", Log: hclog.NewNullLogger(),
-		Backends: map[string]grpc.ClientConnInterface{pooltest.Type: faketest.Client(t, pooltest.New().Plugin())},
+		Backends: map[string]grpc.ClientConnInterface{pooltest.Type: faketest.Client(t, b.shelf.Plugin())},
 	})
 	if err != nil {
 		t.Fatal(err)

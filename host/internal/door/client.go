@@ -137,10 +137,13 @@ func (c *client) call(ctx context.Context, f rpc.Frame) (more bool, err error) {
 	return !p.last(), err
 }
 
-// runWaiting runs a call that may wait, within the time that any call may take, and answers it.
+// runWaiting runs a call that may wait, within the time that any call but a long one may take, and answers it.
 func (c *client) runWaiting(ctx context.Context, h rpc.Header, p *procedure, act action) {
-	ctx, cancel := context.WithTimeout(ctx, c.server.cfg.Limits.CallTimeout)
-	defer cancel()
+	if p.flags&long == 0 {
+		limited, cancel := context.WithTimeout(ctx, c.server.cfg.Limits.CallTimeout)
+		defer cancel()
+		ctx = limited
+	}
 	buf := c.server.buffers.Get().(*[]byte)
 	defer c.server.buffers.Put(buf)
 	b, err := c.guard(p, func() ([]byte, error) { return act(ctx, c.session, (*buf)[:0]) })

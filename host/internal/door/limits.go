@@ -19,7 +19,8 @@ type Limits struct {
 	StreamBytes int
 	// Callbacks is how many event callbacks one client may register. Default 1024.
 	Callbacks int
-	// CallTimeout is how long a call may take in all; drivers have stricter deadlines of their own. Default 10 minutes.
+	// CallTimeout is how long a call may take in all, but for those that work on storage or save a guest; drivers have stricter deadlines
+	// of their own. Default 10 minutes.
 	CallTimeout time.Duration
 	// WriteTimeout is how long a client may refuse to read before it is cut off. Default 60 seconds.
 	WriteTimeout time.Duration
@@ -27,6 +28,9 @@ type Limits struct {
 	FrameTimeout time.Duration
 	// StreamTimeout is how long a device may refuse to take a full queue before its stream is aborted. Default 10 seconds.
 	StreamTimeout time.Duration
+	// TransferTimeout is the same for a volume, whose storage may stand still for a while; it also bounds the wait until everything that
+	// was sent is there. Default 10 minutes.
+	TransferTimeout time.Duration
 	// KeepaliveInterval is the time of silence after which a client that can answer is pinged. Default 5 seconds.
 	KeepaliveInterval time.Duration
 	// KeepaliveCount is how many pings may stay without an answer. Default 5.
@@ -37,6 +41,7 @@ type Limits struct {
 var defaults = Limits{
 	Clients: 5000, InFlight: 5, Queued: 256, QueuedBytes: 4 << 20, Streams: 64, StreamBytes: 1 << 20, Callbacks: 1024,
 	CallTimeout: 10 * time.Minute, WriteTimeout: time.Minute, FrameTimeout: time.Minute, StreamTimeout: 10 * time.Second,
+	TransferTimeout:   10 * time.Minute,
 	KeepaliveInterval: 5 * time.Second, KeepaliveCount: 5,
 }
 
@@ -66,6 +71,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.WriteTimeout, defaults.WriteTimeout},
 		{&l.FrameTimeout, defaults.FrameTimeout},
 		{&l.StreamTimeout, defaults.StreamTimeout},
+		{&l.TransferTimeout, defaults.TransferTimeout},
 		{&l.KeepaliveInterval, defaults.KeepaliveInterval},
 	} {
 		if *d.field <= 0 {

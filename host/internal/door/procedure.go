@@ -35,6 +35,8 @@ const (
 	local
 	// message: an event's number, which only the server sends.
 	message
+	// long: takes as long as storage or a guest's memory makes it take, until somebody cancels the job.
+	long
 )
 
 // procedure is one row of a program's table.

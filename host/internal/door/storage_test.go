@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
@@ -193,6 +194,40 @@ func TestVolumeGoesUpAndDown(t *testing.T) {
 	}
 	if !bytes.Equal(got, []byte("head\x00\x00\x00tail")) {
 		t.Errorf("read %q", got)
+	}
+}
+
+// TestWorkOnStorageMayTakeLong holds up a refresh and the end of an upload for longer than an ordinary call or a console may take.
+func TestWorkOnStorageMayTakeLong(t *testing.T) {
+	const limit = 100 * time.Millisecond
+	b := newBench(t, Limits{CallTimeout: limit, StreamTimeout: limit})
+	c := b.openLocal(b.path)
+	p := c.pool("one")
+	v := c.volume(p, "a")
+	hold := func() {
+		b.shelf.Lock()
+		defer b.shelf.Unlock()
+		held := make(chan struct{})
+		b.shelf.Hold = held
+		time.AfterFunc(4*limit, func() {
+			b.shelf.Lock()
+			defer b.shelf.Unlock()
+			b.shelf.Hold = nil
+			close(held)
+		})
+	}
+	begun := time.Now()
+	hold()
+	c.must(procStoragePoolRefresh, &libvirt.StoragePoolRefreshArgs{Pool: p}, nil)
+	hold()
+	up := c.transfer(procStorageVolUpload, &libvirt.StorageVolUploadArgs{Vol: v})
+	c.frame(up, []byte("content"))
+	c.frame(with(up, rpc.OK), nil)
+	if f := c.recv(); f.Status != rpc.OK || f.Type != rpc.Stream {
+		t.Errorf("end of upload: %+v: %v", f.Header, c.decode(f, nil))
+	}
+	if took := time.Since(begun); took < 8*limit {
+		t.Errorf("nothing was held up: it took %v", took)
 	}
 }
 

@@ -179,6 +179,14 @@ func (st *stream) close() {
 // weight is what a frame takes of a stream's room.
 func weight(size, room int) int64 { return int64(min(max(size, smallFrame), room)) }
 
+// patience is how long the device may take for what it was given.
+func (st *stream) patience() time.Duration {
+	if _, ok := st.device.(finisher); ok {
+		return st.owner.lim.TransferTimeout
+	}
+	return st.owner.lim.StreamTimeout
+}
+
 // put queues data for the device, which has come from a reader.
 func (st *stream) put(data []byte, from *rpc.Reader) {
 	if len(data) == 0 {
@@ -186,7 +194,7 @@ func (st *stream) put(data []byte, from *rpc.Reader) {
 	}
 	w := weight(len(data), st.owner.lim.StreamBytes)
 	if !st.room.TryAcquire(w) {
-		ctx, cancel := context.WithTimeout(context.Background(), st.owner.lim.StreamTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), st.patience())
 		defer cancel()
 		if err := st.room.Acquire(ctx, w); err != nil {
 			st.fail(errStuck)
@@ -252,7 +260,7 @@ func (st *stream) fail(err error) {
 // timer is not stopped: a stream that has ended cannot fail.
 func (st *stream) finish() {
 	st.finished.Do(func() {
-		time.AfterFunc(st.owner.lim.StreamTimeout, func() { st.fail(errStuck) })
+		time.AfterFunc(st.patience(), func() { st.fail(errStuck) })
 		st.queue(inbound{})
 	})
 }

@@ -448,8 +448,10 @@ func TestTasksAreToldAndCancelled(t *testing.T) {
 	if err := <-done; code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "refresh of storage pool 'p' was cancelled") {
 		t.Errorf("the refresh ended with %v", err)
 	}
+	b.shelf.Lock() // the refresh may not have left it yet
 	close(b.shelf.Hold)
 	b.shelf.Hold = nil
+	b.shelf.Unlock()
 	if n := len(b.Tasks()); n != 0 {
 		t.Errorf("%d tasks are left", n)
 	}

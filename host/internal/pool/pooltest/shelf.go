@@ -47,7 +47,7 @@ type Shelf struct {
 	// Pools are the volumes' bytes by the names of pool and volume; Active are the pools in use.
 	Pools  map[string]map[string][]byte
 	Active map[string]bool
-	// Refuse makes calls fail, by their names; Hold makes refreshes wait until it is closed.
+	// Refuse makes calls fail, by their names; Hold makes refreshes and the ends of uploads wait until it is closed.
 	Refuse map[string]error
 	Hold   chan struct{}
 	// Deaths is how many of the next refreshes end as if the driver's process had died.
@@ -259,7 +259,17 @@ func (w *writing) Hole(_ context.Context, n uint64) error {
 }
 
 // Finish puts them into the volume.
-func (w *writing) Finish(context.Context) error {
+func (w *writing) Finish(ctx context.Context) error {
+	w.shelf.Lock()
+	hold := w.shelf.Hold
+	w.shelf.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	w.shelf.Lock()
 	defer w.shelf.Unlock()
 	w.shelf.Pools[w.begin.Pool.Name][w.begin.Volume.Name] = w.data

@@ -3270,16 +3270,14 @@ const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"\x06Delete\x12\x1f.lodge.storage.v1.DeleteRequest\x1a .lodge.storage.v1.DeleteResponse\"\x06\xc2\xe1\x18\x02\b\x030\x012w\n" +
 	"\rSourceService\x12f\n" +
 	"\vFindSources\x12$.lodge.storage.v1.FindSourcesRequest\x1a%.lodge.storage.v1.FindSourcesResponse\"\n" +
-	"\xc2\xe1\x18\x06\b\x01\x10\xe0\xd4\x032\x92\x02\n" +
+	"\xc2\xe1\x18\x06\b\x01\x10\xe0\xd4\x032\x93\x02\n" +
 	"\rVolumeService\x12U\n" +
-	"\x06Create\x12\x1f.lodge.storage.v1.CreateRequest\x1a .lodge.storage.v1.CreateResponse\"\x06\xc2\xe1\x18\x02\b\x030\x01\x12W\n" +
-	"\x06Remove\x12\x1f.lodge.storage.v1.RemoveRequest\x1a .lodge.storage.v1.RemoveResponse\"\n" +
-	"\xc2\xe1\x18\x06\b\x03\x10\xe0\xd4\x03\x12Q\n" +
+	"\x06Create\x12\x1f.lodge.storage.v1.CreateRequest\x1a .lodge.storage.v1.CreateResponse\"\x06\xc2\xe1\x18\x02\b\x030\x01\x12X\n" +
+	"\x06Remove\x12\x1f.lodge.storage.v1.RemoveRequest\x1a .lodge.storage.v1.RemoveResponse\"\v\xc2\xe1\x18\a\b\x03\x10\x80\xdd\xdb\x01\x12Q\n" +
 	"\x04Look\x12\x1d.lodge.storage.v1.LookRequest\x1a\x1e.lodge.storage.v1.LookResponse\"\n" +
-	"\xc2\xe1\x18\x06\b\x01\x10\xb0\xea\x012h\n" +
-	"\rResizeService\x12W\n" +
-	"\x06Resize\x12\x1f.lodge.storage.v1.ResizeRequest\x1a .lodge.storage.v1.ResizeResponse\"\n" +
-	"\xc2\xe1\x18\x06\b\x02\x10\xe0\xd4\x032^\n" +
+	"\xc2\xe1\x18\x06\b\x01\x10\xb0\xea\x012i\n" +
+	"\rResizeService\x12X\n" +
+	"\x06Resize\x12\x1f.lodge.storage.v1.ResizeRequest\x1a .lodge.storage.v1.ResizeResponse\"\v\xc2\xe1\x18\a\b\x02\x10\x80\xdd\xdb\x012^\n" +
 	"\vWipeService\x12O\n" +
 	"\x04Wipe\x12\x1d.lodge.storage.v1.WipeRequest\x1a\x1e.lodge.storage.v1.WipeResponse\"\x06\xc2\xe1\x18\x02\b\x030\x012\xc7\x01\n" +
 	"\x0fTransferService\x12[\n" +

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 // diskCommands tell the life of a pool that is a disk; DEVICE is the disk, PART what the names of its partitions begin with, FILE and BACK

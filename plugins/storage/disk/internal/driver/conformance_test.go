@@ -8,8 +8,8 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/storage/disk/internal/parted"
 	"github.com/lodgevirt/lodge/sdk/conformance/storagedriver"
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 func TestConformance(t *testing.T) {

@@ -17,9 +17,9 @@ import (
 	"github.com/lodgevirt/lodge/plugins/storage/disk/internal/define"
 	"github.com/lodgevirt/lodge/plugins/storage/disk/internal/parted"
 	"github.com/lodgevirt/lodge/sdk/faketest"
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 const mib = 1 << 20

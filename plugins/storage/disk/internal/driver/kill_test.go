@@ -15,8 +15,8 @@ import (
 	"github.com/lodgevirt/lodge/plugins/storage/disk/internal/parted"
 	"github.com/lodgevirt/lodge/sdk/conformance/storagedriver"
 	"github.com/lodgevirt/lodge/sdk/faketest"
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 // change is one that a killed plugin must have made, or not: it is asked for, and asked is what is there then.

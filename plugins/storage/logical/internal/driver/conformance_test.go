@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/lodgevirt/lodge/sdk/conformance/storagedriver"
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	"github.com/lodgevirt/lodge/sdk/plugin"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 func TestConformance(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/lodgevirt/lodge/sdk/faketest"
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/storage/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 const mib = 1 << 20

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lodgevirt/lodge/sdk/faketest/fakelvm"
+	"github.com/lodgevirt/lodge/tests/fakelvm"
 )
 
 const mib = 1 << 20

@@ -28,15 +28,19 @@ const (
 
 // Features of images, and flags of their headers.
 const (
+	featureStriping  = 1 << 1
 	featureObjectMap = 1 << 3
 	flagMapInvalid   = 1 << 0
 )
 
-// maxOrder is the highest order of an image: objects of 32 MiB.
-const maxOrder = 25
+// maxOrder is the highest order of an image: objects of 32 MiB. maxStripes is more objects than anybody stripes an image over.
+const (
+	maxOrder   = 25
+	maxStripes = 1 << 16
+)
 
 // HeaderKeys are the values of a header that Parse needs.
-var HeaderKeys = []string{"size", "features", "flags", "order"}
+var HeaderKeys = []string{"size", "features", "flags", "order", "stripe_unit", "stripe_count"}
 
 // errShort says that something is cut off.
 var errShort = errors.New("it is cut off")
@@ -45,6 +49,9 @@ var errShort = errors.New("it is cut off")
 type Header struct {
 	// Size is the capacity in bytes, Object the size of one object.
 	Size, Object uint64
+	// Unit is how many bytes go into one object before the next one's turn comes, of Stripes objects, which then begin anew until they
+	// are full. An image that is not striped fills one after the other.
+	Unit, Stripes uint64
 	// Mapped says that there is a map of objects that is true.
 	Mapped bool
 }
@@ -60,7 +67,15 @@ func Parse(values map[string][]byte) (Header, error) {
 	if h.Size > math.MaxInt64 {
 		return h, fmt.Errorf("header of image has size %d", h.Size)
 	}
-	h.Mapped = binary.LittleEndian.Uint64(values["features"])&featureObjectMap != 0
+	features := binary.LittleEndian.Uint64(values["features"])
+	h.Mapped = features&featureObjectMap != 0
+	h.Unit, h.Stripes = h.Object, 1
+	if unit, count := values["stripe_unit"], values["stripe_count"]; features&featureStriping != 0 && len(unit) == 8 && len(count) == 8 {
+		h.Unit, h.Stripes = binary.LittleEndian.Uint64(unit), binary.LittleEndian.Uint64(count)
+	}
+	if h.Unit == 0 || h.Object%h.Unit != 0 || h.Stripes == 0 || h.Stripes > maxStripes {
+		return h, fmt.Errorf("header of image has stripes of %d bytes over %d objects", h.Unit, h.Stripes)
+	}
 	if flags := values["flags"]; len(flags) == 8 && binary.LittleEndian.Uint64(flags)&flagMapInvalid != 0 {
 		h.Mapped = false
 	}
@@ -74,7 +89,21 @@ func (h Header) MapSize() int {
 	return int(n + n/1024) // checksums
 }
 
-func (h Header) objects() uint64 { return h.Size/h.Object + 1 }
+// objects is how many there are at most.
+func (h Header) objects() uint64 { return (h.Size/(h.Object*h.Stripes) + 1) * h.Stripes }
+
+// within returns how many bytes of an object are within the image.
+func (h Header) within(object uint64) uint64 {
+	set, row := h.Object*h.Stripes, h.Unit*h.Stripes
+	begin := object / h.Stripes * set
+	if begin >= h.Size {
+		return 0
+	}
+	rest := min(h.Size-begin, set)
+	before := object % h.Stripes * h.Unit
+	last := rest % row
+	return rest/row*h.Unit + min(last-min(last, before), h.Unit)
+}
 
 // String reads a string with its length before it.
 func String(data []byte) (string, error) {
@@ -100,7 +129,7 @@ func (h Header) Allocated(data []byte) (uint64, error) {
 	var used uint64
 	for i := range min(n, h.objects()) {
 		if data[i/4]>>(6-2*(i%4))&3 != 0 {
-			used += min(h.Object, h.Size-i*h.Object) // the last one may be cut off
+			used += h.within(i)
 		}
 	}
 	return used, nil

@@ -23,7 +23,7 @@ func objectMap(states ...byte) []byte {
 
 func TestHeadersAreRead(t *testing.T) {
 	h, err := Parse(values(9<<20, 61, 0, 22))
-	if err != nil || h != (Header{Size: 9 << 20, Object: 4 << 20, Mapped: true}) {
+	if err != nil || h != (Header{Size: 9 << 20, Object: 4 << 20, Unit: 4 << 20, Stripes: 1, Mapped: true}) {
 		t.Errorf("%+v, error %v", h, err)
 	}
 	if h, err := Parse(values(1, 61, 1, 22)); err != nil || h.Mapped {
@@ -39,8 +39,36 @@ func TestHeadersAreRead(t *testing.T) {
 	}
 }
 
+// TestStripedObjectsAreCutOff has an image of 50 MiB over sets of four objects, the last of which have half a megabyte each.
+func TestStripedObjectsAreCutOff(t *testing.T) {
+	v := values(50<<20, 1<<1|1<<3, 0, 22)
+	v["stripe_unit"], v["stripe_count"] = number(64<<10), number(4)
+	h, err := Parse(v)
+	if err != nil || h.Unit != 64<<10 || h.Stripes != 4 {
+		t.Fatalf("%+v, error %v", h, err)
+	}
+	all := make([]byte, 16)
+	total := uint64(0)
+	for n := range all {
+		all[n] = 1
+		total += h.within(uint64(n))
+	}
+	if got, err := h.Allocated(objectMap(all...)); err != nil || got != 50<<20 || total != 50<<20 || h.within(12) != 512<<10 || h.within(16) != 0 {
+		t.Errorf("counts as %d, error %v; the objects have %d bytes, the 12th %d", got, err, total, h.within(12))
+	}
+	// A unit and a half of the last row.
+	h.Size = 50<<20 + 96<<10
+	if a, b, c := h.within(12), h.within(13), h.within(14); a != 576<<10 || b != 544<<10 || c != 512<<10 {
+		t.Errorf("the last objects have %d, %d and %d bytes", a, b, c)
+	}
+	v["stripe_unit"] = number(3)
+	if _, err := Parse(v); err == nil {
+		t.Error("stripes that do not fit into objects are believed")
+	}
+}
+
 func TestMapsAreCounted(t *testing.T) {
-	h := Header{Size: 10 << 20, Object: 4 << 20}
+	h := Header{Size: 10 << 20, Object: 4 << 20, Unit: 4 << 20, Stripes: 1}
 	for _, c := range []struct {
 		data []byte
 		want uint64
@@ -64,7 +92,7 @@ func TestMapsAreCounted(t *testing.T) {
 func FuzzAllocated(f *testing.F) {
 	f.Add(objectMap(1, 0, 3), uint64(9<<20))
 	f.Fuzz(func(t *testing.T, data []byte, size uint64) {
-		h := Header{Size: size >> 1, Object: 4 << 20}
+		h := Header{Size: size >> 1, Object: 4 << 20, Unit: 1 << 20, Stripes: 1 + size%5}
 		if n, err := h.Allocated(data); err == nil && n > h.Size {
 			t.Errorf("%d of %d bytes", n, h.Size)
 		}

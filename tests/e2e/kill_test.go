@@ -160,9 +160,14 @@ func (s *siege) ready(ctx context.Context) error {
 	}
 	scheme, _, _ := strings.Cut(s.uri, ":")
 	for _, plugin := range status.GetPlugins() {
-		if plugin.GetName() == scheme && plugin.GetState() != "ready" {
-			return fmt.Errorf("the plugin is %s: %s", plugin.GetState(), plugin.GetDetail())
+		if plugin.GetName() != scheme || plugin.GetState() == "ready" {
+			continue
 		}
+		// Its pauses grow up to half a minute if every run is cut short.
+		if plugin.GetState() == "backoff" {
+			return errors.Join(errors.New("the plugin waits after a crash"), s.host.ResetPlugin(ctx, scheme))
+		}
+		return fmt.Errorf("the plugin is %s: %s", plugin.GetState(), plugin.GetDetail())
 	}
 	return nil
 }

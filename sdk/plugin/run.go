@@ -84,7 +84,7 @@ func run(ctx context.Context, p Plugin, dir string, grace time.Duration, announc
 // kinds counts the drivers that the plugin could make.
 func (p Plugin) kinds() int {
 	n := 0
-	for _, has := range []bool{p.Hypervisor != nil, p.LockManager != nil, p.Storage != nil} {
+	for _, has := range []bool{p.Hypervisor != nil, p.Inventory != nil, p.LockManager != nil, p.Storage != nil} {
 		if has {
 			n++
 		}
@@ -101,6 +101,12 @@ func (p Plugin) make(link *link, server *grpc.Server, done <-chan struct{}) (any
 			adapter.RegisterLock(server, manager, done)
 		}
 		return manager, err
+	case p.Inventory != nil:
+		driver, err := p.Inventory(link)
+		if err == nil {
+			adapter.RegisterInventory(server, driver, link, done)
+		}
+		return driver, err
 	case p.Storage != nil:
 		driver, err := p.Storage(link)
 		if err == nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lodgevirt/lodge/sdk/failpoint"
 	"github.com/lodgevirt/lodge/sdk/hypervisor"
+	"github.com/lodgevirt/lodge/sdk/inventory"
 	"github.com/lodgevirt/lodge/sdk/lock"
 	"github.com/lodgevirt/lodge/sdk/plugin/handshake"
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
@@ -35,6 +36,8 @@ type Plugin struct {
 	// Hypervisor makes the driver of a hypervisor. It is called once, before the first call arrives: Settings are empty still,
 	// and State may be slow. Its driver may also be a Configurer, a Diagnoser or a Closer.
 	Hypervisor func(Core) (hypervisor.Driver, error)
+	// Inventory makes the driver of a hypervisor that keeps its objects itself, in the same way.
+	Inventory func(Core) (inventory.Driver, error)
 	// LockManager makes a lock manager, in the same way.
 	LockManager func(Core) (lock.Manager, error)
 	// Storage makes a storage driver, in the same way.

@@ -19,12 +19,20 @@ import (
 // Register adds the driver's services to a server. Events come from feed; the watch streams end when done is closed.
 func Register(s grpc.ServiceRegistrar, driver hypervisor.Driver, feed *watch.Feed, done <-chan struct{}) {
 	pb.RegisterDriverServiceServer(s, &driverService{Driver: driver, feed: feed, done: done})
+	if dev, ok := driver.(hypervisor.Devices); ok {
+		pb.RegisterDeviceServiceServer(s, &deviceService{Devices: dev})
+	}
+	if saver, ok := driver.(hypervisor.Saver); ok {
+		pb.RegisterSaveServiceServer(s, &saveService{saver: saver})
+	}
+	registerOptional(s, driver)
+}
+
+// registerOptional adds the services that drivers of both kinds may have.
+func registerOptional(s grpc.ServiceRegistrar, driver any) {
 	if l, ok := driver.(hypervisor.Lifecycle); ok {
 		keyboard, _ := driver.(hypervisor.Keyboard)
 		pb.RegisterLifecycleServiceServer(s, &lifecycleService{Lifecycle: l, keyboard: keyboard})
-	}
-	if dev, ok := driver.(hypervisor.Devices); ok {
-		pb.RegisterDeviceServiceServer(s, &deviceService{Devices: dev})
 	}
 	console, hasConsole := driver.(hypervisor.Console)
 	screen, hasScreen := driver.(hypervisor.Screenshooter)
@@ -36,9 +44,6 @@ func Register(s grpc.ServiceRegistrar, driver hypervisor.Driver, feed *watch.Fee
 	}
 	if c, ok := driver.(hypervisor.Capabilities); ok {
 		pb.RegisterCapabilityServiceServer(s, &capabilityService{Capabilities: c})
-	}
-	if saver, ok := driver.(hypervisor.Saver); ok {
-		pb.RegisterSaveServiceServer(s, &saveService{saver: saver})
 	}
 }
 

@@ -121,7 +121,9 @@ type Pool struct {
 	// The definition in the form that Validate returned.
 	Xml string `protobuf:"bytes,4,opt,name=xml,proto3" json:"xml,omitempty"`
 	// Secrets that the definition names.
-	Secrets       []*Secret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*Secret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// The connection whose pool it is, for a driver of lodge.inventory.v1; else empty.
+	Connection    string `protobuf:"bytes,6,opt,name=connection,proto3" json:"connection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +191,13 @@ func (x *Pool) GetSecrets() []*Secret {
 		return x.Secrets
 	}
 	return nil
+}
+
+func (x *Pool) GetConnection() string {
+	if x != nil {
+		return x.Connection
+	}
+	return ""
 }
 
 // Secret is a value that a definition names by UUID or usage.
@@ -3050,13 +3059,16 @@ var File_lodge_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_lodge_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
-	"\x1elodge/storage/v1/storage.proto\x12\x10lodge.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18lodge/base/v1/call.proto\"\x88\x01\n" +
+	"\x1elodge/storage/v1/storage.proto\x12\x10lodge.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18lodge/base/v1/call.proto\"\xa8\x01\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12\x10\n" +
 	"\x03xml\x18\x04 \x01(\tR\x03xml\x122\n" +
-	"\asecrets\x18\x05 \x03(\v2\x18.lodge.storage.v1.SecretR\asecrets\"M\n" +
+	"\asecrets\x18\x05 \x03(\v2\x18.lodge.storage.v1.SecretR\asecrets\x12\x1e\n" +
+	"\n" +
+	"connection\x18\x06 \x01(\tR\n" +
+	"connection\"M\n" +
 	"\x06Secret\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
 	"\x05usage\x18\x02 \x01(\tR\x05usage\x12\x19\n" +

@@ -14,7 +14,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/pool"
 	"github.com/lodgevirt/lodge/host/internal/secret"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -38,11 +37,15 @@ type Config struct {
 	// ErrorDomain is the error domain of the driver.
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
-	Domains *domain.Inventory
-	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
-	Pools   *pool.Inventory
+	Domains Domains
+	// Pools are the storage pools that guests' disks are in, nil if there are none.
+	Pools *pool.Inventory
+	// Secrets are those of this machine, nil if guests' disks are not here.
 	Secrets *secret.Store
-	// Seeds: the driver brings guests at the first use, which the first client waits for.
+	// Networks and Interfaces are nil where nobody serves them.
+	Networks   Networks
+	Interfaces Interfaces
+	// Seeds: the driver is yet to bring the guests of the first use, which the first client waits for.
 	Seeds bool
 	// Plugin carries calls to the driver.
 	Plugin grpc.ClientConnInterface
@@ -59,10 +62,14 @@ type Connection struct {
 	// ErrorDomain is the error domain of the driver.
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
-	Domains *domain.Inventory
-	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
-	Pools   *pool.Inventory
+	Domains Domains
+	// Pools are the storage pools that guests' disks are in, nil if there are none.
+	Pools *pool.Inventory
+	// Secrets are those of this machine, nil if guests' disks are not here.
 	Secrets *secret.Store
+	// Networks and Interfaces are nil where nobody serves them.
+	Networks   Networks
+	Interfaces Interfaces
 
 	cfg     Config
 	driver  pb.DriverServiceClient
@@ -79,7 +86,7 @@ func New(cfg Config) *Connection {
 		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
 		Pools: cfg.Pools, Secrets: cfg.Secrets, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
-	if !cfg.Seeds || cfg.Domains.Seeded() {
+	if !cfg.Seeds {
 		c.Settled()
 	}
 	return c

@@ -178,10 +178,10 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	router := connection.NewRouter()
 	host := node.New(node.Options{})
 	router.Add(connection.New(connection.Config{
-		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: connection.Kept(b.domains), Plugin: conn, Host: host,
 	}))
 	router.Add(connection.New(connection.Config{
-		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: connection.Kept(b.domains), Plugin: conn, Host: host,
 		Pools: pools, Secrets: secrets,
 	}))
 	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits, Policy: policy})

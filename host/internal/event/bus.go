@@ -14,7 +14,7 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
-// Event is one thing that happened to an object: a domain, a storage pool or a secret.
+// Event is one thing that happened to an object: a domain, a storage pool, a secret or a network.
 type Event struct {
 	// Seq is the event's number on this host.
 	Seq uint64
@@ -32,13 +32,21 @@ type Event struct {
 	Pool *Pool
 	// Secret is what happened to a secret; its Name is its usage.
 	Secret *Secret
+	// Network is what happened to a virtual network.
+	Network *Network
 }
 
-// Pool is an event of a storage pool, which belongs to no connection.
+// Pool is an event of a storage pool; those of this host belong to no connection.
 type Pool struct {
 	// Refreshed says that its volumes were looked at; else Lifecycle counts.
 	Refreshed bool
 	// Lifecycle is virStoragePoolEventLifecycleType.
+	Lifecycle int32
+}
+
+// Network is an event of a virtual network.
+type Network struct {
+	// Lifecycle is virNetworkEventLifecycleType.
 	Lifecycle int32
 }
 

@@ -54,6 +54,8 @@ type Config struct {
 type Inventory struct {
 	cfg   Config
 	tasks tasks
+	// followed is set for pools that a hypervisor keeps.
+	followed *followed
 
 	mu     sync.RWMutex // guards the fields below; never held across a call
 	byUUID map[uuid.UUID]*Pool
@@ -142,6 +144,9 @@ func (i *Inventory) Types() []string {
 
 // backend is the driver of a pool type.
 func (i *Inventory) backend(kind string) (grpc.ClientConnInterface, error) {
+	if i.followed != nil {
+		return i.followed.driver, nil
+	}
 	conn := i.cfg.Backends[kind]
 	if conn == nil {
 		return nil, storageError(verr.Internal, "missing backend for pool type '%s'", kind)

@@ -7,6 +7,7 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -30,8 +31,10 @@ type Host interface {
 
 // Config describes a connection.
 type Config struct {
-	// Scheme and Path are those of the canonical URI: "qemu", "system".
+	// Scheme and Path are those of the canonical URI: "qemu", "system". Path is also the connection's name for the driver.
 	Scheme, Path string
+	// URI is the canonical one if it is not made of scheme and path.
+	URI string
 	// Type is libvirt's name of the driver: "QEMU", "Test".
 	Type string
 	// ErrorDomain is the error domain of the driver.
@@ -49,6 +52,8 @@ type Config struct {
 	Seeds bool
 	// Plugin carries calls to the driver.
 	Plugin grpc.ClientConnInterface
+	// Probed tells what is behind the connection from memory, in place of the driver's Probe, if it is not nil.
+	Probed func(context.Context) (*pb.ProbeResponse, error)
 	// Host answers for this machine.
 	Host Host
 }
@@ -78,13 +83,24 @@ type Connection struct {
 	// settled is closed once the connection has the guests that it has from its first use on.
 	settled chan struct{}
 	settle  sync.Once
+	// users counts the clients that have it open.
+	users atomic.Int64
 }
+
+// Use counts a client that has the connection open, until Leave.
+func (c *Connection) Use() { c.users.Add(1) }
+
+// Leave ends what Use began.
+func (c *Connection) Leave() { c.users.Add(-1) }
+
+// Used reports whether a client has the connection open.
+func (c *Connection) Used() bool { return c.users.Load() > 0 }
 
 // New returns a connection; nothing is asked of the driver before it is needed.
 func New(cfg Config) *Connection {
 	c := &Connection{
-		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
-		Pools: cfg.Pools, Secrets: cfg.Secrets, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
+		URI: cmp.Or(cfg.URI, cfg.Scheme+":///"+cfg.Path), Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
+		Pools: cfg.Pools, Secrets: cfg.Secrets, Networks: cfg.Networks, Interfaces: cfg.Interfaces, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
 	if !cfg.Seeds {
 		c.Settled()
@@ -107,6 +123,9 @@ func (c *Connection) Probe(ctx context.Context, driver pb.DriverServiceClient) (
 
 // probed returns what the driver said of the connection, starting it if it was never asked.
 func (c *Connection) probed(ctx context.Context) (*pb.ProbeResponse, error) {
+	if c.cfg.Probed != nil {
+		return c.cfg.Probed(ctx)
+	}
 	if p := c.probe.Load(); p != nil {
 		return p, nil
 	}

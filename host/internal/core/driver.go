@@ -121,6 +121,9 @@ func (h *Host) add(m *manifest.Manifest) error {
 		return h.addStorage(m)
 	case manifest.KindHypervisor:
 	}
+	if m.Inventory == manifest.InventoryDriver {
+		return h.addRemote(m)
+	}
 	return h.addDriver(m)
 }
 

@@ -62,6 +62,9 @@ func (c *client) serve(ctx context.Context) {
 	c.streams.close()
 	c.calls.wait()
 	c.session.events.close()
+	if conn := c.session.conn.Load(); conn != nil {
+		conn.Leave()
+	}
 	_ = c.conn.Close()
 	c.r.Close()
 }

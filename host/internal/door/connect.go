@@ -58,6 +58,7 @@ func connectOpen(s *session, args *libvirt.ConnectOpenArgs) (*void, error) {
 	if args.Flags&openReadOnly != 0 {
 		s.readOnly.Store(true)
 	}
+	conn.Use()
 	s.conn.Store(conn)
 	return nil, nil
 }

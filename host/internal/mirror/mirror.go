@@ -48,6 +48,8 @@ type Config struct {
 	Plugin grpc.ClientConnInterface
 	// Events takes what happens.
 	Events *event.Bus
+	// Tasks takes the long work on storage that is under way.
+	Tasks *pool.Tasks
 	// Log is for what no client is told.
 	Log hclog.Logger
 }
@@ -85,7 +87,7 @@ func New(cfg Config) *Mirror {
 	return &Mirror{
 		cfg: cfg,
 		pools: pool.NewFollowed(pool.Followed{
-			URI: cfg.URI, Connection: cfg.Connection, Driver: cfg.Plugin, Events: cfg.Events, Log: cfg.Log,
+			URI: cfg.URI, Connection: cfg.Connection, Driver: cfg.Plugin, Events: cfg.Events, Tasks: cfg.Tasks, Log: cfg.Log,
 		}),
 		byUUID: map[uuid.UUID]*Domain{}, byName: map[string]*Domain{}, byID: map[int32]*Domain{},
 		networks: map[uuid.UUID]*network{}, ifaces: map[string]*iface{}, changed: make(chan struct{}),

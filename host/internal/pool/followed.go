@@ -29,6 +29,8 @@ type Followed struct {
 	Driver grpc.ClientConnInterface
 	// Events takes what happens.
 	Events *event.Bus
+	// Tasks takes the long work that is under way; nil makes the inventory's own.
+	Tasks *Tasks
 	// Log is for what no client is told.
 	Log hclog.Logger
 }
@@ -36,12 +38,9 @@ type Followed struct {
 // NewFollowed returns the pools of a connection whose hypervisor keeps them: they come and go by Adopt and Drop, and can be neither defined
 // nor started nor stopped here. Their volumes are looked at when somebody asks for them, and again when they may have changed.
 func NewFollowed(cfg Followed) *Inventory {
-	return &Inventory{
-		cfg:      Config{Events: cfg.Events, Secrets: noSecrets{}, Log: cfg.Log},
-		byUUID:   map[uuid.UUID]*Pool{},
-		byName:   map[string]*Pool{},
-		followed: &followed{uri: cfg.URI, connection: cfg.Connection, driver: cfg.Driver},
-	}
+	i := newInventory(Config{Events: cfg.Events, Secrets: noSecrets{}, Tasks: cfg.Tasks, Log: cfg.Log})
+	i.followed = &followed{uri: cfg.URI, connection: cfg.Connection, driver: cfg.Driver}
+	return i
 }
 
 // URI is that of the connection whose hypervisor keeps the pools, "" for the pools of this host.

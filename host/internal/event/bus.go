@@ -14,7 +14,7 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
-// Event is one thing that happened to an object: a domain, a storage pool, a secret or a network.
+// Event is one thing that happened to an object: a domain, a storage pool, a secret or a virtual network.
 type Event struct {
 	// Seq is the event's number on this host.
 	Seq uint64
@@ -36,17 +36,11 @@ type Event struct {
 	Network *Network
 }
 
-// Pool is an event of a storage pool; those of this host belong to no connection.
+// Pool is an event of a storage pool. One of this machine's pools belongs to no connection.
 type Pool struct {
 	// Refreshed says that its volumes were looked at; else Lifecycle counts.
 	Refreshed bool
 	// Lifecycle is virStoragePoolEventLifecycleType.
-	Lifecycle int32
-}
-
-// Network is an event of a virtual network.
-type Network struct {
-	// Lifecycle is virNetworkEventLifecycleType.
 	Lifecycle int32
 }
 
@@ -58,4 +52,10 @@ type Secret struct {
 	Lifecycle int32
 	// UsageType is virSecretUsageType.
 	UsageType int32
+}
+
+// Network is an event of a virtual network.
+type Network struct {
+	// Lifecycle is virNetworkEventLifecycleType: 0 defined, 1 undefined, 2 started, 3 stopped.
+	Lifecycle int32
 }

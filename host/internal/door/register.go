@@ -3,7 +3,6 @@ package door
 import (
 	libvirt "github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
-
 )
 
 func domainEventCallbackRegisterAny(s *session, args *libvirt.ConnectDomainEventCallbackRegisterAnyArgs) (*libvirt.ConnectDomainEventCallbackRegisterAnyRet, error) {

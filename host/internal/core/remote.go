@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,6 +97,18 @@ func (r *remote) uris() []string {
 	}
 	slices.Sort(uris)
 	return uris
+}
+
+// trouble says which hypervisors are out of reach, "" if none is.
+func (r *remote) trouble() string {
+	var all []string
+	for _, f := range r.open() {
+		if cause := f.mirror.Cause(); cause != nil {
+			all = append(all, f.conn.URI+" is out of reach: "+cause.Error())
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, "; ")
 }
 
 // Open finds the connection that a URI means, and waits until its hypervisor has told what it has.

@@ -57,7 +57,7 @@ func (h *Host) Plugins() []*adminv1.Plugin {
 	}
 	for _, r := range h.remotes {
 		plugin := r.show()
-		plugin.Uris = r.uris()
+		plugin.Uris, plugin.Detail = r.uris(), cmp.Or(plugin.Detail, r.trouble())
 		plugins = append(plugins, plugin)
 	}
 	for _, s := range h.storage {

@@ -172,15 +172,14 @@ func (d *Domain) Screenshot(ctx context.Context, screen uint32) (mime string, pi
 	return domain.ReadScreen(ctx, d.m.cfg.Plugin, &hypervisorv1.ScreenshotRequest{Guest: d.ref(), Screen: screen})
 }
 
-// ByName finds a domain.
+// ByName finds a domain; of several with the name, any one.
 func (m *Mirror) ByName(name string) (connection.Domain, error) {
 	m.mu.RLock()
-	d := m.byName[name]
-	m.mu.RUnlock()
-	if d == nil {
-		return nil, verr.New(verr.NoDomain, "no domain with matching name '%s'", name)
+	defer m.mu.RUnlock()
+	if named := m.byName[name]; len(named) > 0 {
+		return named[0], nil
 	}
-	return d, nil
+	return nil, verr.New(verr.NoDomain, "no domain with matching name '%s'", name)
 }
 
 // ByUUID finds a domain.

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
@@ -233,7 +234,7 @@ func (m *Mirror) putGuest(o *pb.GuestObject) error {
 		m.unlink(d)
 	}
 	d.state.Store(newGuest(id, o))
-	m.byName[o.GetName()] = d
+	m.byName[o.GetName()] = append(m.byName[o.GetName()], d)
 	if o.GetId() >= 0 {
 		m.byID[o.GetId()] = d
 	}
@@ -246,7 +247,8 @@ func (m *Mirror) unlink(d *Domain) {
 	if s == nil {
 		return
 	}
-	if m.byName[s.view.Name] == d {
+	others := slices.DeleteFunc(m.byName[s.view.Name], func(o *Domain) bool { return o == d })
+	if m.byName[s.view.Name] = others; len(others) == 0 {
 		delete(m.byName, s.view.Name)
 	}
 	if m.byID[s.view.ID] == d {
@@ -272,15 +274,15 @@ func (m *Mirror) dropGuest(key string) {
 	d.state.Store(&s)
 }
 
-// lost reports whether a driver's process, or its answer, was lost with a call in flight.
+// lost reports whether a driver's process was lost with a call in flight.
 func lost(err error) bool {
 	st, ok := status.FromError(err)
 	if !ok {
 		return false
 	}
 	for _, detail := range st.Details() {
-		if info, ok := detail.(*basev1.CallInfo); ok {
-			return info.GetOutcome() == basev1.Outcome_OUTCOME_UNKNOWN || info.GetOutcome() == basev1.Outcome_OUTCOME_APPLIED
+		if info, ok := detail.(*basev1.CallInfo); ok && info.GetOutcome() == basev1.Outcome_OUTCOME_NOT_SENT {
+			return false
 		}
 	}
 	return st.Code() == codes.Unavailable

@@ -63,7 +63,7 @@ type Mirror struct {
 	// host is what stands behind the connection.
 	host     *hypervisorv1.ProbeResponse
 	byUUID   map[uuid.UUID]*Domain
-	byName   map[string]*Domain
+	byName   map[string][]*Domain // folders of a hypervisor may have guests of the same name
 	byID     map[int32]*Domain
 	networks map[uuid.UUID]*network
 	ifaces   map[string]*iface
@@ -89,7 +89,7 @@ func New(cfg Config) *Mirror {
 		pools: pool.NewFollowed(pool.Followed{
 			URI: cfg.URI, Connection: cfg.Connection, Driver: cfg.Plugin, Events: cfg.Events, Tasks: cfg.Tasks, Log: cfg.Log,
 		}),
-		byUUID: map[uuid.UUID]*Domain{}, byName: map[string]*Domain{}, byID: map[int32]*Domain{},
+		byUUID: map[uuid.UUID]*Domain{}, byName: map[string][]*Domain{}, byID: map[int32]*Domain{},
 		networks: map[uuid.UUID]*network{}, ifaces: map[string]*iface{}, changed: make(chan struct{}),
 	}
 }
@@ -109,6 +109,9 @@ func (m *Mirror) Host(context.Context) (*hypervisorv1.ProbeResponse, error) {
 	}
 	return m.host, nil
 }
+
+// Cause is why the hypervisor is out of reach, nil while it is not.
+func (m *Mirror) Cause() error { return m.now().cause }
 
 // Ready waits until the picture is or was true once. It fails with the reason if the hypervisor is out of reach before that.
 func (m *Mirror) Ready(ctx context.Context) error {

@@ -39,9 +39,9 @@ func domainDefineXMLFlags(ctx context.Context, s *session, args *libvirt.DomainD
 }
 
 func domainCreateXML(ctx context.Context, s *session, args *libvirt.DomainCreateXMLArgs) (*libvirt.DomainCreateXMLRet, error) {
-	creator, ok := s.connection().Domains.(connection.Creator)
-	if !ok {
-		return nil, errUnable
+	creator, err := domainsThat[connection.Creator](s)
+	if err != nil {
+		return nil, err
 	}
 	d, err := creator.Create(ctx, args.XMLDesc, uint32(args.Flags))
 	return reply(d, err, func(dom libvirt.Domain) *libvirt.DomainCreateXMLRet { return &libvirt.DomainCreateXMLRet{Dom: dom} })

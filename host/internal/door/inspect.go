@@ -198,22 +198,6 @@ func exists(s *session, ref libvirt.Domain) error {
 	return err
 }
 
-func domainSnapshotNum(s *session, args *libvirt.DomainSnapshotNumArgs) (*libvirt.DomainSnapshotNumRet, error) {
-	return &libvirt.DomainSnapshotNumRet{}, exists(s, args.Dom)
-}
-
-func domainSnapshotListNames(s *session, args *libvirt.DomainSnapshotListNamesArgs) (*libvirt.DomainSnapshotListNamesRet, error) {
-	return &libvirt.DomainSnapshotListNamesRet{}, exists(s, args.Dom)
-}
-
-func domainListAllSnapshots(s *session, args *libvirt.DomainListAllSnapshotsArgs) (*libvirt.DomainListAllSnapshotsRet, error) {
-	return &libvirt.DomainListAllSnapshotsRet{}, exists(s, args.Dom)
-}
-
-func domainHasCurrentSnapshot(s *session, args *libvirt.DomainHasCurrentSnapshotArgs) (*libvirt.DomainHasCurrentSnapshotRet, error) {
-	return &libvirt.DomainHasCurrentSnapshotRet{}, exists(s, args.Dom)
-}
-
 func domainListAllCheckpoints(s *session, args *libvirt.DomainListAllCheckpointsArgs) (*libvirt.DomainListAllCheckpointsRet, error) {
 	return &libvirt.DomainListAllCheckpointsRet{}, exists(s, args.Dom)
 }

@@ -109,17 +109,8 @@ func domainRestoreParams(ctx context.Context, s *session, args *libvirt.DomainRe
 	return s.restore(ctx, p.file, p.xml, args.Flags)
 }
 
-// images are the files that the connection's guests were saved to.
-func (s *session) images() (connection.Images, error) {
-	images, ok := s.connection().Domains.(connection.Images)
-	if !ok {
-		return nil, errUnable
-	}
-	return images, nil
-}
-
 func (s *session) restore(ctx context.Context, path, xml string, flags uint32) error {
-	images, err := s.images()
+	images, err := domainsThat[connection.Images](s)
 	if err != nil {
 		return err
 	}
@@ -182,7 +173,7 @@ func domainSaveImageGetXMLDesc(
 	if err := checkFlags(args.Flags, imageKnown, "virDomainSaveImageGetXMLDesc"); err != nil {
 		return nil, err
 	}
-	images, err := s.images()
+	images, err := domainsThat[connection.Images](s)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +185,7 @@ func domainSaveImageDefineXML(ctx context.Context, s *session, args *libvirt.Dom
 	if err := checkFlags(args.Flags, imageDefine, "virDomainSaveImageDefineXML"); err != nil {
 		return err
 	}
-	images, err := s.images()
+	images, err := domainsThat[connection.Images](s)
 	if err != nil {
 		return err
 	}

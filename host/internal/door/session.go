@@ -127,15 +127,32 @@ func onDomain[T any](ctx context.Context, s *session, ref libvirt.Domain, f func
 	return f(ctx, d)
 }
 
+// domainsThat returns the connection's domains as those that can do what T says, or fails with NoSupport.
+func domainsThat[T any](s *session) (T, error) {
+	can, ok := s.connection().Domains.(T)
+	if !ok {
+		return can, errUnable
+	}
+	return can, nil
+}
+
 // reference names a domain to the client.
 func reference(v domain.View) libvirt.Domain {
 	return libvirt.Domain{Name: v.Name, UUID: libvirt.UUID(v.UUID), ID: v.ID}
 }
 
 // checkFlags refuses flags that are not known.
-func checkFlags(flags, known uint32, what string) error {
+func checkFlags[F ~uint32 | ~uint64](flags, known F, what string) error {
 	if unknown := flags &^ known; unknown != 0 {
 		return verr.New(verr.InvalidArg, "unsupported flags (0x%x) in function %s", unknown, what)
+	}
+	return nil
+}
+
+// exclusive refuses two flags that are set together.
+func exclusive(flags, both uint32, what string) error {
+	if flags&both == both {
+		return verr.New(verr.InvalidArg, "flags 0x%x exclude each other in function %s", both, what)
 	}
 	return nil
 }

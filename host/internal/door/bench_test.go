@@ -55,7 +55,7 @@ type fakeDriver struct {
 func (f *fakeDriver) Probe(_ context.Context, req *pb.ProbeRequest) (*pb.ProbeResponse, error) {
 	rsp := &pb.ProbeResponse{Version: 7002000, CapabilitiesXml: "<capabilities/>"}
 	if req.Connection == "host" {
-		rsp.Node = &pb.Node{Model: "x86_64", Hostname: mirrorHost}
+		rsp.Node = &pb.Node{Model: "x86_64", Hostname: mirrorHost, Cpus: 12}
 	}
 	return rsp, nil
 }

@@ -66,8 +66,9 @@ func newFakeMirror() *fakeMirror {
 		},
 	}
 	m.guests = []*fakeGuest{
-		{mirror: m, view: domain.View{UUID: fakeID(11), Name: "runs", ID: 5, State: domain.Running, Persistent: true, Snapshots: true}},
+		{mirror: m, view: domain.View{UUID: fakeID(11), Name: "runs", ID: 5, State: domain.Running, Persistent: true, Snapshots: true, MaxVCPUs: 1}},
 		{mirror: m, view: domain.View{UUID: fakeID(12), Name: "bare", ID: -1, State: domain.ShutOff, Persistent: true}, plain: true},
+		{mirror: m, view: domain.View{UUID: fakeID(13), Name: "young", ID: -1, State: domain.ShutOff, Persistent: true}, young: true},
 	}
 	return m
 }
@@ -142,9 +143,10 @@ type fakeGuest struct {
 	connection.Domain
 	mirror *fakeMirror
 	view   domain.View
-	plain  bool
-	// bare: there is no snapshot.
-	bare bool
+	// plain: it can do nothing that is optional.
+	plain bool
+	// young: it has no snapshot.
+	young bool
 }
 
 // plainGuest is a guest that can do nothing that is optional.
@@ -178,7 +180,7 @@ func (g *fakeGuest) SetScheduler(_ context.Context, parameters []*pb.Stat, impac
 }
 
 func (g *fakeGuest) Snapshots() ([]connection.Snapshot, string) {
-	if g.bare {
+	if g.young {
 		return nil, ""
 	}
 	return []connection.Snapshot{

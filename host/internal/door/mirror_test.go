@@ -25,6 +25,7 @@ var (
 	vmk2     = libvirt.Interface{Name: "vmk2", Mac: "00:50:56:00:00:02"}
 	runs     = libvirt.Domain{Name: "runs", UUID: libvirt.UUID(fakeID(11)), ID: 5}
 	bare     = libvirt.Domain{Name: "bare", UUID: libvirt.UUID(fakeID(12)), ID: -1}
+	young    = libvirt.Domain{Name: "young", UUID: libvirt.UUID(fakeID(13)), ID: -1}
 	nobody   = libvirt.Domain{Name: "runs", UUID: libvirt.UUID(fakeID(99))}
 )
 

@@ -6,6 +6,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 
 	"github.com/lodgevirt/lodge/host/internal/node"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -28,37 +29,39 @@ var _ Node = (*node.Host)(nil)
 // maxCells is how many NUMA cells one reply has at most.
 const maxCells = 1024
 
-// elsewhere returns the name of the machine that runs the connection's guests if that is another one, and else "". Only a connection
+// elsewhere describes the machine that runs the connection's guests if that is another one, and is nil for this one. Only a connection
 // whose guests have their disks elsewhere can have another one, and then its driver says its name.
-func (s *session) elsewhere(ctx context.Context) (string, error) {
+func (s *session) elsewhere(ctx context.Context) (*pb.Node, error) {
 	conn := s.connection()
 	if conn.Secrets != nil {
-		return "", nil
+		return nil, nil
 	}
 	n, err := conn.Node(ctx)
-	if err != nil {
-		return "", err
+	if err != nil || n.GetHostname() == "" {
+		return nil, err
 	}
-	if own, err := s.server.cfg.Node.Hostname(); err != nil || n.GetHostname() == own {
-		return "", err
+	own, err := s.server.cfg.Node.Hostname()
+	if err != nil || n.GetHostname() == own {
+		return nil, err
 	}
-	return n.GetHostname(), nil
+	return n, nil
 }
 
 // isHere fails with NoSupport where the figures of this machine are not those of the connection's.
 func (s *session) isHere(ctx context.Context) error {
-	name, err := s.elsewhere(ctx)
-	if err == nil && name != "" {
-		err = verr.New(verr.NoSupport, "figures of %s", name)
+	n, err := s.elsewhere(ctx)
+	if err == nil && n != nil {
+		err = verr.New(verr.NoSupport, "figures of the machine '%s'", n.Hostname)
 	}
 	return err
 }
 
 func connectGetHostname(ctx context.Context, s *session, _ *void) (*libvirt.ConnectGetHostnameRet, error) {
-	name, err := s.elsewhere(ctx)
-	if err == nil && name == "" {
-		name, err = s.server.cfg.Node.Hostname()
+	n, err := s.elsewhere(ctx)
+	if err != nil || n != nil {
+		return &libvirt.ConnectGetHostnameRet{Hostname: n.GetHostname()}, err
 	}
+	name, err := s.server.cfg.Node.Hostname()
 	return &libvirt.ConnectGetHostnameRet{Hostname: name}, err
 }
 

@@ -177,7 +177,7 @@ func storagePoolGetAutostart(s *session, args *libvirt.StoragePoolGetAutostartAr
 	if err != nil {
 		return nil, err
 	}
-	return &libvirt.StoragePoolGetAutostartRet{Autostart: number(p.View().Autostart)}, nil
+	return &libvirt.StoragePoolGetAutostartRet{Autostart: boolean(p.View().Autostart)}, nil
 }
 
 func storagePoolIsActive(s *session, args *libvirt.StoragePoolIsActiveArgs) (*libvirt.StoragePoolIsActiveRet, error) {
@@ -186,7 +186,7 @@ func storagePoolIsActive(s *session, args *libvirt.StoragePoolIsActiveArgs) (*li
 		return nil, err
 	}
 	v := p.View()
-	return &libvirt.StoragePoolIsActiveRet{Active: number(v.Active())}, nil
+	return &libvirt.StoragePoolIsActiveRet{Active: boolean(v.Active())}, nil
 }
 
 func storagePoolIsPersistent(s *session, args *libvirt.StoragePoolIsPersistentArgs) (*libvirt.StoragePoolIsPersistentRet, error) {
@@ -194,15 +194,7 @@ func storagePoolIsPersistent(s *session, args *libvirt.StoragePoolIsPersistentAr
 	if err != nil {
 		return nil, err
 	}
-	return &libvirt.StoragePoolIsPersistentRet{Persistent: number(p.View().Persistent)}, nil
-}
-
-// number is libvirt's 1 or 0.
-func number(yes bool) int32 {
-	if yes {
-		return 1
-	}
-	return 0
+	return &libvirt.StoragePoolIsPersistentRet{Persistent: boolean(p.View().Persistent)}, nil
 }
 
 func connectFindStoragePoolSources(ctx context.Context, s *session, args *libvirt.ConnectFindStoragePoolSourcesArgs) (*libvirt.ConnectFindStoragePoolSourcesRet, error) {

@@ -197,7 +197,7 @@ func (m *Mirror) publish(now *Snapshot, anew bool) {
 	}
 }
 
-// lose marks the state as stale and tells it once, but not after the end.
+// lose marks the state as stale and tells it, once for each kind of cause, but not after the end.
 func (m *Mirror) lose(ctx context.Context, cause error) {
 	before := m.Snapshot()
 	since := before.StaleSince
@@ -206,8 +206,17 @@ func (m *Mirror) lose(ctx context.Context, cause error) {
 	}
 	now := before.stale(since, cause)
 	m.state.Store(now)
-	if before.StaleSince.IsZero() && ctx.Err() == nil {
+	news := before.StaleSince.IsZero() || before.Cause == nil || codeOf(cause) != codeOf(before.Cause)
+	if news && ctx.Err() == nil {
 		m.log.Warn("inventory lost", "error", cause)
 		m.tell(Change{Kind: Stale, Snapshot: now})
 	}
+}
+
+// codeOf is the code of an error, OK for none.
+func codeOf(err error) verr.Code {
+	if e := verr.From(err); e != nil {
+		return e.Code
+	}
+	return verr.OK
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
@@ -15,8 +16,9 @@ import (
 
 // Options are how the endpoint is followed; the zero value is good for real ones.
 type Options struct {
-	// Root is the folder, datacenter, compute resource or host whose machines are mirrored, nil for all.
-	Root *types.ManagedObjectReference
+	// Locate finds, once a session is there and before each watch, what is mirrored; nil is for all machines and no host. An error of
+	// its own is why the mirror is stale.
+	Locate func(ctx context.Context, client *vim25.Client) (Place, error)
 	// MaxWait is how long the endpoint may wait for something to happen before it says that nothing has, in whole seconds, 0 for 10 s.
 	MaxWait time.Duration
 	// Grace is how much longer the mirror waits before it takes the endpoint for lost, 0 for 10 s.
@@ -27,6 +29,16 @@ type Options struct {
 	Setup time.Duration
 	// MinPause and MaxPause bound the pause between a watch that failed and the next, 0 for 100 ms and 10 s.
 	MinPause, MaxPause time.Duration
+}
+
+// Place is a part of an inventory.
+type Place struct {
+	// Root is the folder, datacenter or compute resource whose machines are mirrored, nil for all.
+	Root *types.ManagedObjectReference
+	// Host, if not nil, is the host that is followed too.
+	Host *types.ManagedObjectReference
+	// Only leaves out machines below Root that are on another host.
+	Only bool
 }
 
 // Mirror follows the machines of one endpoint.
@@ -145,7 +157,7 @@ func (m *Mirror) follow(ctx context.Context, s *endpoint.Session) (left *watch, 
 	if err := w.open(ctx); err != nil {
 		return nil, false, err
 	}
-	r := newReading()
+	r := newReading(w.only())
 	for {
 		set, err := w.next(ctx)
 		if err != nil {
@@ -175,6 +187,9 @@ func (m *Mirror) publish(now *Snapshot, anew bool) {
 		for _, change := range diff(before, now) {
 			m.tell(change)
 		}
+		if before.Host != now.Host && !anew {
+			m.tell(Change{Kind: HostChanged, Snapshot: now})
+		}
 	}
 	if anew {
 		m.log.Info("inventory read", "machines", len(now.sorted), "unidentified", now.Unidentified)
@@ -182,7 +197,7 @@ func (m *Mirror) publish(now *Snapshot, anew bool) {
 	}
 }
 
-// lose marks the state as stale and tells it once, but not after the end.
+// lose marks the state as stale and tells it, once for each kind of cause, but not after the end.
 func (m *Mirror) lose(ctx context.Context, cause error) {
 	before := m.Snapshot()
 	since := before.StaleSince
@@ -191,8 +206,17 @@ func (m *Mirror) lose(ctx context.Context, cause error) {
 	}
 	now := before.stale(since, cause)
 	m.state.Store(now)
-	if before.StaleSince.IsZero() && ctx.Err() == nil {
+	news := before.StaleSince.IsZero() || before.Cause == nil || codeOf(cause) != codeOf(before.Cause)
+	if news && ctx.Err() == nil {
 		m.log.Warn("inventory lost", "error", cause)
 		m.tell(Change{Kind: Stale, Snapshot: now})
 	}
+}
+
+// codeOf is the code of an error, OK for none.
+func codeOf(err error) verr.Code {
+	if e := verr.From(err); e != nil {
+		return e.Code
+	}
+	return verr.OK
 }

@@ -31,6 +31,7 @@ type watch struct {
 	views     []*view.ContainerView
 	collector *property.Collector
 	options   Options
+	place     Place
 	// version is of the last update that was taken in.
 	version string
 }
@@ -40,8 +41,13 @@ func (w *watch) open(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, w.options.Setup)
 	defer cancel()
 	root := w.client.ServiceContent.RootFolder
-	if w.options.Root != nil {
-		root = *w.options.Root
+	if w.options.Locate != nil {
+		if w.place, err = w.options.Locate(ctx, w.client); err != nil {
+			return err
+		}
+	}
+	if w.place.Root != nil {
+		root = *w.place.Root
 	}
 	if w.collector, err = property.DefaultCollector(w.client).Create(ctx); err != nil {
 		return err
@@ -60,6 +66,12 @@ func (w *watch) open(ctx context.Context) (err error) {
 		}}},
 		PropSet: []types.PropertySpec{{Type: machineType, PathSet: slices.Sorted(maps.Keys(properties))}},
 	}}
+	if w.place.Host != nil {
+		specs = append(specs, types.PropertyFilterSpec{
+			ObjectSet: []types.ObjectSpec{{Obj: *w.place.Host}},
+			PropSet:   []types.PropertySpec{{Type: hostType, PathSet: slices.Sorted(maps.Keys(hostProperties))}},
+		})
+	}
 	for _, manager := range managers {
 		specs = append(specs, types.PropertyFilterSpec{
 			ObjectSet: []types.ObjectSpec{{Obj: manager}},
@@ -70,6 +82,14 @@ func (w *watch) open(ctx context.Context) (err error) {
 		if _, err := w.collector.CreateFilter(ctx, types.CreateFilter{Spec: spec}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// only is the host whose machines alone are shown, or nil.
+func (w *watch) only() *types.ManagedObjectReference {
+	if w.place.Only {
+		return w.place.Host
 	}
 	return nil
 }

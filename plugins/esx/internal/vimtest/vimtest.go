@@ -5,8 +5,9 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer, and
-// updates that tell of a new name or size.
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; updates that
+// tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
+// configuration back; questions of machines, migration, screens; and tasks that never end.
 package vimtest
 
 import (
@@ -57,6 +58,7 @@ type Server struct {
 	model *simulator.Model
 	admin *govmomi.Client
 	cert  tls.Certificate
+	extra *Extension
 }
 
 // Start runs a simulator until the test ends.
@@ -73,12 +75,13 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatalf("create model: %v", err)
 	}
 	t.Cleanup(model.Remove)
-	addAutostart(model.Map())
+	extra := Extend(model)
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)
+	model.Service.ServeMux.HandleFunc("/screen", screen)
 
-	s := &Server{t: t, Gate: newGate(), model: model}
+	s := &Server{t: t, Gate: newGate(), model: model, extra: extra}
 	s.Spoiler = &Spoiler{next: model.Service.ServeMux}
 	s.cert, s.PEM = newCertificate(t, o.Expired)
 	s.listen()

@@ -5,8 +5,8 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer, and
-// updates that tell of a new name or size.
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer, updates
+// that tell of a new name or size, and a HostNetworkSystem that keeps what it is told.
 package vimtest
 
 import (
@@ -74,6 +74,7 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	t.Cleanup(model.Remove)
 	addAutostart(model.Map())
+	addNetworks(model.Map())
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)

@@ -22,6 +22,8 @@ const (
 // change the copy of the configuration that HostSystem has. Of the simulator's own only the inventory's Network objects are used.
 type networks struct {
 	*simulator.HostNetworkSystem
+	// hook is asked before each change, nil for none.
+	hook func(method, name string) types.BaseMethodFault
 }
 
 // addNetworks puts one in the place of each host's.
@@ -34,7 +36,7 @@ func addNetworks(registry *simulator.Registry) {
 		}
 		old.Host = &host.HostSystem
 		old.NetworkInfo = clone(host.Config.Network)
-		registry.Put(&networks{old})
+		registry.Put(&networks{HostNetworkSystem: old})
 	}
 	addUsers(registry)
 }
@@ -60,7 +62,12 @@ type change struct {
 }
 
 // apply lets a function change a copy of the configuration, and tells it in both places if it does not refuse.
-func (n *networks) apply(ctx *simulator.Context, edit func(c *change)) *soap.Fault {
+func (n *networks) apply(ctx *simulator.Context, method, name string, edit func(c *change)) *soap.Fault {
+	if n.hook != nil {
+		if fault := n.hook(method, name); fault != nil {
+			return simulator.Fault("", fault)
+		}
+	}
 	c := &change{info: clone(n.NetworkInfo)}
 	if edit(c); c.fault != nil {
 		return simulator.Fault("", c.fault)
@@ -152,7 +159,7 @@ func (c *change) bond(vs *types.HostVirtualSwitch, bridge types.BaseHostVirtualS
 
 // AddVirtualSwitch makes a switch.
 func (n *networks) AddVirtualSwitch(ctx *simulator.Context, req *types.AddVirtualSwitch) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) {
+	fault := n.apply(ctx, "AddVirtualSwitch", req.VswitchName, func(c *change) {
 		switch {
 		case c.vswitch(req.VswitchName) != nil:
 			c.fault = &types.AlreadyExists{Name: req.VswitchName}
@@ -177,7 +184,7 @@ func (n *networks) AddVirtualSwitch(ctx *simulator.Context, req *types.AddVirtua
 
 // UpdateVirtualSwitch gives a switch another specification.
 func (n *networks) UpdateVirtualSwitch(ctx *simulator.Context, req *types.UpdateVirtualSwitch) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) {
+	fault := n.apply(ctx, "UpdateVirtualSwitch", req.VswitchName, func(c *change) {
 		if vs := c.vswitch(req.VswitchName); vs != nil {
 			c.configure(vs, req.Spec)
 			return
@@ -192,7 +199,7 @@ func (n *networks) UpdateVirtualSwitch(ctx *simulator.Context, req *types.Update
 
 // RemoveVirtualSwitch removes a switch with its port groups, unless something is connected to one.
 func (n *networks) RemoveVirtualSwitch(ctx *simulator.Context, req *types.RemoveVirtualSwitch) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) {
+	fault := n.apply(ctx, "RemoveVirtualSwitch", req.VswitchName, func(c *change) {
 		vs := c.vswitch(req.VswitchName)
 		if vs == nil {
 			c.fault = &types.NotFound{}

@@ -113,3 +113,11 @@ func (s *Server) Attach(machine, group string) {
 		ctx.Update(network, []types.PropertyChange{{Name: "vm", Op: types.PropertyChangeOpAssign, Val: append(slices.Clone(network.Vm), vm)}})
 	})
 }
+
+// OnNetworkChange has a function asked before each change of the first host's network, with the method and the name of the switch or port
+// group. A fault that it returns is the answer; nil lets the change be made.
+func (s *Server) OnNetworkChange(hook func(method, name string) types.BaseMethodFault) {
+	s.t.Helper()
+	n := s.networks()
+	s.model.Service.Context.WithLock(n, func() { n.hook = hook })
+}

@@ -11,7 +11,7 @@ import (
 
 // AddPortGroup makes a port group, and the inventory's object for it.
 func (n *networks) AddPortGroup(ctx *simulator.Context, req *types.AddPortGroup) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) { n.add(ctx, c, req.Portgrp) })
+	fault := n.apply(ctx, "AddPortGroup", req.Portgrp.Name, func(c *change) { n.add(ctx, c, req.Portgrp) })
 	if fault != nil {
 		return &methods.AddPortGroupBody{Fault_: fault}
 	}
@@ -48,7 +48,7 @@ func (n *networks) add(ctx *simulator.Context, c *change, spec types.HostPortGro
 
 // UpdatePortGroup gives a port group another specification, its name and switch included.
 func (n *networks) UpdatePortGroup(ctx *simulator.Context, req *types.UpdatePortGroup) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) {
+	fault := n.apply(ctx, "UpdatePortGroup", req.PgName, func(c *change) {
 		group := c.portGroup(req.PgName)
 		switch {
 		case group == nil, c.vswitch(req.Portgrp.VswitchName) == nil:
@@ -71,7 +71,7 @@ func (n *networks) UpdatePortGroup(ctx *simulator.Context, req *types.UpdatePort
 
 // RemovePortGroup removes a port group that nothing is connected to.
 func (n *networks) RemovePortGroup(ctx *simulator.Context, req *types.RemovePortGroup) soap.HasFault {
-	fault := n.apply(ctx, func(c *change) {
+	fault := n.apply(ctx, "RemovePortGroup", req.PgName, func(c *change) {
 		group := c.portGroup(req.PgName)
 		switch {
 		case group == nil:

@@ -17,6 +17,8 @@ const (
 	Changed Kind = "changed"
 	// Removed has Old.
 	Removed Kind = "removed"
+	// HostChanged tells that the snapshot's Host is another than before.
+	HostChanged Kind = "host changed"
 	// Stale tells that the endpoint was lost; the snapshot says since when and why.
 	Stale Kind = "stale"
 	// Resynchronised tells that everything was read anew and is followed. The first one is told without the machines, which the
@@ -54,6 +56,8 @@ var (
 	suspendedPaused  = lifecycle{3, 0}
 	resumedUnpaused  = lifecycle{4, 0}
 	stoppedShutdown  = lifecycle{5, 0}
+	startedMigrated  = lifecycle{2, 1}
+	stoppedMigrated  = lifecycle{5, 3}
 )
 
 // transition is a change of the power state.
@@ -92,10 +96,22 @@ func added(vm VM) Change {
 	return Change{Kind: Added, New: vm, Events: events(vm.Name, all...)}
 }
 
-// removed is the change that takes a machine away.
-func removed(vm VM) Change {
-	var all []lifecycle
+// arrived is the change that brings a machine from another host.
+func arrived(vm VM) Change {
+	all := []lifecycle{definedAdded}
 	if vm.Active() {
+		all = append(all, startedMigrated)
+	}
+	return Change{Kind: Added, New: vm, Events: events(vm.Name, all...)}
+}
+
+// removed is the change that takes a machine away, to another host if it was moved.
+func removed(vm VM, moved bool) Change {
+	var all []lifecycle
+	switch {
+	case vm.Active() && moved:
+		all = append(all, stoppedMigrated)
+	case vm.Active():
 		all = append(all, stoppedShutdown)
 	}
 	return Change{Kind: Removed, Old: vm, Events: events(vm.Name, append(all, undefinedRemoved)...)}
@@ -125,13 +141,16 @@ func diff(from, to *Snapshot) []Change {
 		vm, still := to.byRef[old.Ref]
 		switch {
 		case !still || vm.UUID != old.UUID:
-			gone = append(gone, removed(old))
+			gone = append(gone, removed(old, to.elsewhere[old.Ref]))
 		case vm != old:
 			stayed = append(stayed, changed(old, vm))
 		}
 	}
 	for _, vm := range to.sorted {
-		if old, before := from.byRef[vm.Ref]; !before || old.UUID != vm.UUID {
+		switch old, before := from.byRef[vm.Ref]; {
+		case from.elsewhere[vm.Ref]:
+			came = append(came, arrived(vm))
+		case !before || old.UUID != vm.UUID:
 			came = append(came, added(vm))
 		}
 	}

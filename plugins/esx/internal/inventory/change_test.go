@@ -107,7 +107,7 @@ func update(kind types.ObjectUpdateKind, namesAndValues ...any) types.ObjectUpda
 }
 
 func TestMachineIsLeftOutUntilItIsIdentifiedAndKeepsWhatItWas(t *testing.T) {
-	r := newReading()
+	r := newReading(nil)
 	take := func(u types.ObjectUpdate) []VM {
 		t.Helper()
 		if err := r.one(u); err != nil {
@@ -136,7 +136,7 @@ func TestMachineIsLeftOutUntilItIsIdentifiedAndKeepsWhatItWas(t *testing.T) {
 
 func TestValueOfAnotherTypeIsAnError(t *testing.T) {
 	for _, values := range [][]any{{"name", 1}, {"config.uuid", 1}, {"runtime.host", "h"}, {bootTime, "x"}, {"config.hardware.numCPU", "2"}} {
-		err := newReading().one(update(types.ObjectUpdateKindEnter, values...))
+		err := newReading(nil).one(update(types.ObjectUpdateKindEnter, values...))
 		if err == nil || !strings.Contains(err.Error(), values[0].(string)) {
 			t.Errorf("%v: error is %v", values, err)
 		}

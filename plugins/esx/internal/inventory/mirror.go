@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
@@ -15,8 +16,19 @@ import (
 // Options are how the endpoint is followed; the zero value is good for real ones.
 type Options struct {
 	follow.Options
-	// Root is the folder, datacenter, compute resource or host whose machines are mirrored, nil for all.
+	// Locate finds, once a session is there and before each watch, what is mirrored; nil is for all machines and no host. An error of
+	// its own is why the mirror is stale.
+	Locate func(ctx context.Context, client *vim25.Client) (Place, error)
+}
+
+// Place is a part of an inventory.
+type Place struct {
+	// Root is the folder, datacenter or compute resource whose machines are mirrored, nil for all.
 	Root *types.ManagedObjectReference
+	// Host, if not nil, is the host that is followed too.
+	Host *types.ManagedObjectReference
+	// Only leaves out machines below Root that are on another host.
+	Only bool
 }
 
 // Mirror follows the machines of one endpoint.
@@ -30,7 +42,7 @@ type Mirror struct {
 func Start(e *endpoint.Endpoint, o Options, log hclog.Logger, tell func(Change)) (*Mirror, error) {
 	m := &Mirror{}
 	m.state.Store(&Snapshot{StaleSince: time.Now()})
-	source := &source{mirror: m, root: o.Root, log: log.With("endpoint", e.Name()), tell: tell}
+	source := &source{mirror: m, locate: o.Locate, log: log.With("endpoint", e.Name()), tell: tell}
 	var err error
 	if m.follower, err = follow.Start(e, o.Options, source); err != nil {
 		return nil, err

@@ -18,12 +18,16 @@ type Snapshot struct {
 	Cause error
 	// Unidentified counts machines that are left out because their UUID is not known.
 	Unidentified int
+	// Host is the host whose machines they are, if Options.Locate found one.
+	Host Host
 
-	sorted []VM
-	byRef  map[types.ManagedObjectReference]VM
-	byUUID map[string]VM
-	byName map[string]VM
-	byID   map[int32]VM
+	// elsewhere holds machines of other hosts.
+	elsewhere map[types.ManagedObjectReference]bool
+	sorted    []VM
+	byRef     map[types.ManagedObjectReference]VM
+	byUUID    map[string]VM
+	byName    map[string]VM
+	byID      map[int32]VM
 }
 
 // newSnapshot indexes machines. Of several with one name or UUID, which only a vCenter server and copied machines have, the one

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
@@ -24,7 +25,7 @@ const (
 // source is the machines of an endpoint for its follower.
 type source struct {
 	mirror  *Mirror
-	root    *types.ManagedObjectReference
+	locate  func(ctx context.Context, client *vim25.Client) (Place, error)
 	log     hclog.Logger
 	tell    func(Change)
 	reading *reading
@@ -32,12 +33,19 @@ type source struct {
 
 var _ follow.Source = (*source)(nil)
 
-// Open watches all machines below the root, and the automatic starts of those hosts that tell of them.
+// Open watches all machines below the root, the host that is followed, and the automatic starts of those hosts that tell of them.
 func (s *source) Open(ctx context.Context, w *follow.Watch) error {
-	s.reading = newReading()
+	var place Place
+	if s.locate != nil {
+		var err error
+		if place, err = s.locate(ctx, w.Client()); err != nil {
+			return err
+		}
+	}
+	s.reading = newReading(place.only())
 	root := w.Client().ServiceContent.RootFolder
-	if s.root != nil {
-		root = *s.root
+	if place.Root != nil {
+		root = *place.Root
 	}
 	machines, err := w.View(ctx, root, machineType)
 	if err != nil {
@@ -50,10 +58,23 @@ func (s *source) Open(ctx context.Context, w *follow.Watch) error {
 	if err := w.Members(ctx, machines, machineType, slices.Sorted(maps.Keys(properties))...); err != nil {
 		return err
 	}
+	if place.Host != nil {
+		if err := w.Object(ctx, *place.Host, slices.Sorted(maps.Keys(hostProperties))...); err != nil {
+			return err
+		}
+	}
 	for _, manager := range managers {
 		if err := w.Object(ctx, manager, "config"); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// only is the host whose machines alone are shown, or nil.
+func (p Place) only() *types.ManagedObjectReference {
+	if p.Only {
+		return p.Host
 	}
 	return nil
 }
@@ -95,6 +116,9 @@ func (s *source) Publish(first bool) {
 	if before := s.mirror.state.Swap(now); before.Synced {
 		for _, change := range diff(before, now) {
 			s.tell(change)
+		}
+		if before.Host != now.Host && !first {
+			s.tell(Change{Kind: HostChanged, Snapshot: now})
 		}
 	}
 	if first {

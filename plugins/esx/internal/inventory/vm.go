@@ -34,6 +34,38 @@ type VM struct {
 	Boot int64
 	// Autostart says that its host powers it on.
 	Autostart bool
+	// CPU and Memory are what it is guaranteed and allowed of its host's, in MHz and MiB.
+	CPU, Memory Allocation
+	// Question is what the machine waits for an answer to, or nil.
+	Question *types.VirtualMachineQuestionInfo
+	// Snapshots are its snapshots, nil if it has none or they are not known. The tree never changes.
+	Snapshots *Tree
+	// SnapshotsStale counts the changes of the snapshots that the endpoint told in part only, since the tree was told.
+	SnapshotsStale int
+}
+
+// Allocation is a machine's share of a resource of its host's.
+type Allocation struct {
+	// Reservation is guaranteed. Limit is the most that it gets, -1 for no limit.
+	Reservation, Limit int64
+	// Shares and Level weigh it against others.
+	Shares int32
+	Level  types.SharesLevel
+}
+
+// newAllocation reads an allocation.
+func newAllocation(from types.ResourceAllocationInfo) Allocation {
+	a := Allocation{Limit: -1}
+	if from.Reservation != nil {
+		a.Reservation = *from.Reservation
+	}
+	if from.Limit != nil {
+		a.Limit = *from.Limit
+	}
+	if from.Shares != nil {
+		a.Shares, a.Level = from.Shares.Shares, from.Shares.Level
+	}
+	return a
 }
 
 // Active says whether libvirt calls the machine active: it runs or is suspended.

@@ -69,6 +69,14 @@ func mustEscape(r rune) bool { return r == '"' || r == '|' || r < ' ' || r == 0x
 // unescapePipe resolves |XX. What is no escape stays, and so does the whole value if its bytes would be no text.
 func unescapePipe(s string) string { return unescape(s, '|') }
 
+// UnescapeName resolves the %XX of a name as the hypervisor shows it.
+func UnescapeName(name string) string { return unescapePercent(name) }
+
+// EscapeName writes a name as the hypervisor wants it: with %25, %2f and %5c for what a name cannot hold.
+func EscapeName(name string) string {
+	return strings.NewReplacer("%", "%25", "/", "%2f", `\`, "%5c").Replace(name)
+}
+
 // unescapePercent resolves %XX, as VMware writes slashes in names.
 func unescapePercent(s string) string { return unescape(s, '%') }
 

@@ -18,6 +18,11 @@ func ToXML(text string, ctx Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return Print(d)
+}
+
+// Print prints a domain that Parse or File.Domain has read, which it may change, as libvirt does.
+func Print(d *libvirtxml.Domain) (string, error) {
 	path := d.VMWareDataCenterPath
 	d.VMWareDataCenterPath = nil
 	doc, err := domxml.Format(d)

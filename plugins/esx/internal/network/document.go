@@ -20,6 +20,7 @@ type (
 		Name      string        `xml:"name"`
 		UUID      string        `xml:"uuid,omitempty"`
 		Forward   *forwardDoc   `xml:"forward"`
+		Bridge    *bridgeDoc    `xml:"bridge"`
 		MTU       *mtuDoc       `xml:"mtu"`
 		Bandwidth *bandwidthDoc `xml:"bandwidth"`
 		Groups    []groupDoc    `xml:"portgroup"`
@@ -28,6 +29,10 @@ type (
 		Dev  string   `xml:"dev,attr,omitempty"`
 		Mode string   `xml:"mode,attr,omitempty"`
 		NICs []nicDoc `xml:"interface"`
+	}
+	bridgeDoc struct {
+		STP   string `xml:"stp,attr,omitempty"`
+		Delay string `xml:"delay,attr,omitempty"`
 	}
 	nicDoc struct {
 		Dev string `xml:"dev,attr"`
@@ -142,6 +147,8 @@ func (v vswitch) document() networkDoc {
 		for _, nic := range v.nics {
 			doc.Forward.NICs = append(doc.Forward.NICs, nicDoc{Dev: nic})
 		}
+	} else {
+		doc.Bridge = &bridgeDoc{STP: "off", Delay: "0"} // means nothing; libvirt prints it
 	}
 	for _, g := range v.groups {
 		group := groupDoc{Name: g.name, Bandwidth: g.shaping.document()}

@@ -22,6 +22,8 @@ import (
 	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
+
+	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest/peer"
 )
 
 // User and Password are the only ones that a Server lets in.
@@ -39,6 +41,8 @@ type Options struct {
 	VPX bool
 	// Machines is the number of virtual machines (for VPX: in each resource pool), 0 for 2.
 	Machines int
+	// Peer makes it good enough for libvirt's own ESX driver too.
+	Peer bool
 	// Expired gives the server a certificate that expired yesterday.
 	Expired bool
 }
@@ -73,18 +77,29 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatalf("create model: %v", err)
 	}
 	t.Cleanup(model.Remove)
-	addAutostart(model.Map())
-	addNetworks(model.Map())
+	Extend(model)
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)
 
 	s := &Server{t: t, Gate: newGate(), model: model}
 	s.Spoiler = &Spoiler{next: model.Service.ServeMux}
+	if o.Peer {
+		if err := peer.Prepare(model); err != nil {
+			t.Fatalf("prepare model: %v", err)
+		}
+		s.Spoiler.next = peer.Handler(model.Service.ServeMux)
+	}
 	s.cert, s.PEM = newCertificate(t, o.Expired)
 	s.listen()
 	s.login(back.URL)
 	return s
+}
+
+// Extend adds what the simulator lacks and the driver needs to a model that was created.
+func Extend(model *simulator.Model) {
+	addAutostart(model.Map())
+	addNetworks(model.Map())
 }
 
 // listen opens the way through the gate.

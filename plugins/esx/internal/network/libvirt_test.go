@@ -25,7 +25,8 @@ func TestNetworksAreThoseOfLibvirtsOwnDriver(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	const fast = `<bandwidth><inbound average='1000' peak='5000' burst='1024'/><outbound average='1000' peak='5000' burst='1024'/></bandwidth>`
+	const fast = `<bandwidth><inbound average='1000' peak='5000' burst='1024'/>` +
+		`<outbound average='1000' peak='5000' burst='1024'/></bandwidth>`
 	docs := map[string]string{
 		"inner": `<network><name>inner</name></network>`,
 		"outer": `<network><name>outer</name><forward mode='bridge'><interface dev='vmnic1'/></forward>` + fast +

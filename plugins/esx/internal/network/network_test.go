@@ -103,7 +103,8 @@ func TestOnlyPortGroupsForMachinesAreShown(t *testing.T) {
 	})
 	xml := r.network("vSwitch0").GetXml()
 	for name, shown := range map[string]bool{
-		"vmotion": false, "console": false, "service": false, "Management Network": false, "idle": true, "busy": true, "odd": true, "VM Network": true,
+		"vmotion": false, "console": false, "service": false, "Management Network": false, "idle": true, "busy": true, "odd": true,
+		"VM Network": true,
 	} {
 		if got := strings.Contains(xml, "<portgroup name='"+name+"'"); got != shown {
 			t.Errorf("%s is shown: %v", name, got)

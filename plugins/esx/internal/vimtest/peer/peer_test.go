@@ -2,6 +2,7 @@ package peer_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ func TestItemsOfArraysGetTheirTypes(t *testing.T) {
 		added = ` xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="`
 		xsd   = ` xmlns:xsd="http://www.w3.org/2001/XMLSchema"`
 	)
+	nested := array + `X"><X%s><y i:type="ArrayOfInt"><int%s>1</int></y></X></val>`
 	for in, want := range map[string]string{
 		"":                    "",
 		"no document <":       "no document <",
@@ -26,8 +28,7 @@ func TestItemsOfArraysGetTheirTypes(t *testing.T) {
 		array + `X"><X type="Y">r</X></val>`:          array + `X"><X` + added + `X" type="Y">r</X></val>`,
 		array + `X"><X i:type="Z">r</X></val>`:        array + `X"><X i:type="Z">r</X></val>`,
 		array + `String"><string>s</string></val>`:    array + `String"><string` + xsd + added + `xsd:string">s</string></val>`,
-		array + `X"><X><y i:type="ArrayOfInt"><int>1</int></y></X></val>`: array + `X"><X` + added + `X"><y i:type="ArrayOfInt"><int` + xsd + added +
-			`xsd:int">1</int></y></X></val>`,
+		fmt.Sprintf(nested, "", ""):                   fmt.Sprintf(nested, added+`X"`, xsd+added+`xsd:int"`),
 	} {
 		if got := string(peer.Annotate([]byte(in))); got != want {
 			t.Errorf("%s\nbecomes %s\nwant    %s", in, got, want)

@@ -8,7 +8,6 @@ import (
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -82,7 +81,8 @@ func writeFile(registry *simulator.Registry, vm *simulator.VirtualMachine) error
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return fmt.Errorf("machine %q: %w", vm.Name, err)
 		}
-		text := fmt.Sprintf(file, vm.Name, bytesOf(vm.Config.Uuid), vm.Config.Hardware.MemoryMB, vm.Config.Hardware.NumCPU, mac(&vm.VirtualMachine))
+		hardware := vm.Config.Hardware
+		text := fmt.Sprintf(file, vm.Name, bytesOf(vm.Config.Uuid), hardware.MemoryMB, hardware.NumCPU, mac(hardware.Device))
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return fmt.Errorf("machine %q: %w", vm.Name, err)
 		}
@@ -109,8 +109,8 @@ func bytesOf(uuid string) string {
 }
 
 // mac is the address of a machine's first NIC, which is VMware's own kind.
-func mac(vm *mo.VirtualMachine) string {
-	for _, device := range vm.Config.Hardware.Device {
+func mac(devices []types.BaseVirtualDevice) string {
+	for _, device := range devices {
 		if nic, ok := device.(types.BaseVirtualEthernetCard); ok {
 			return nic.GetVirtualEthernetCard().MacAddress
 		}

@@ -19,7 +19,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -X github.com/lodgevirt/lodge/host/internal/version.Version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # Folders below plugins/; the last part of each is the plugin's name.
-PLUGINS := qemu test storage/local storage/logical storage/disk storage/sheepdog lock/sanlock lock/etcd
+PLUGINS := qemu test esx storage/local storage/logical storage/disk storage/sheepdog lock/sanlock lock/etcd
 # Those that use C libraries where scripts/tags finds them, and tell by their capabilities what is missing where it does not.
 CGO_PLUGINS := storage/rbd storage/iscsi
 

@@ -164,3 +164,9 @@ func isHost(s string) bool {
 
 // hostLetters are what names of hosts are made of.
 const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+
+// Check fails with InvalidArg for a configuration that Open would refuse, as far as that can be told without a password.
+func (c Config) Check() error {
+	_, err := c.complete()
+	return err
+}

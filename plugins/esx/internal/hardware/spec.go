@@ -270,3 +270,22 @@ func secureBoot(spec *types.VirtualMachineConfigSpec, e entries) {
 	}
 	spec.BootOptions.EfiSecureBootEnabled = types.NewBool(true)
 }
+
+// Video makes the specification that gives a machine the video memory of a domain, nil if it has it.
+func Video(now *types.VirtualMachineConfigInfo, d *libvirtxml.Domain) *types.VirtualMachineConfigSpec {
+	if len(d.Devices.Videos) == 0 || d.Devices.Videos[0].Model.VRam == 0 {
+		return nil
+	}
+	spec := &types.VirtualMachineConfigSpec{}
+	p := &plan{spec: spec}
+	want := entries{"svga.vramSize": strconv.FormatUint(uint64(d.Devices.Videos[0].Model.VRam)<<10, 10)}
+	for _, v := range now.Hardware.Device {
+		if card, ok := v.(*types.VirtualMachineVideoCard); ok {
+			p.video(entries{"svga.vramSize": strconv.FormatInt(card.VideoRamSizeInKB<<10, 10)}, want, card)
+		}
+	}
+	if len(spec.DeviceChange) == 0 {
+		return nil
+	}
+	return spec
+}

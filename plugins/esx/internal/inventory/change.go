@@ -19,7 +19,7 @@ const (
 	Removed Kind = "removed"
 	// HostChanged tells that the snapshot's Host is another than before.
 	HostChanged Kind = "host changed"
-	// Stale tells that the endpoint was lost; the snapshot says since when and why.
+	// Stale tells that the endpoint was lost, or could not be reached yet; the snapshot says since when and why.
 	Stale Kind = "stale"
 	// Resynchronised tells that everything was read anew and is followed. The first one is told without the machines, which the
 	// snapshot has; the later ones after what has changed meanwhile.

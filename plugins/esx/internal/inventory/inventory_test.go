@@ -298,6 +298,7 @@ func TestEndpointThatWasNeverThereIsStaleAndSaysWhy(t *testing.T) {
 	if now := r.mirror.Snapshot(); now.Synced || now.StaleSince.IsZero() || len(now.All()) != 0 {
 		t.Errorf("snapshot is %+v", now)
 	}
+	r.expect("stale")
 	s.Gate.Open()
 	r.synced()
 }

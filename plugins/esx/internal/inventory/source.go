@@ -14,6 +14,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/follow"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 const (
@@ -127,7 +128,7 @@ func (s *source) Publish(first bool) {
 	}
 }
 
-// Lost marks the state as stale and tells it once, but not after the end.
+// Lost marks the state as stale and tells it, once for each kind of cause, but not after the end.
 func (s *source) Lost(ctx context.Context, cause error) {
 	before := s.mirror.Snapshot()
 	since := before.StaleSince
@@ -136,8 +137,17 @@ func (s *source) Lost(ctx context.Context, cause error) {
 	}
 	now := before.stale(since, cause)
 	s.mirror.state.Store(now)
-	if before.StaleSince.IsZero() && ctx.Err() == nil {
+	news := before.StaleSince.IsZero() || before.Cause == nil || codeOf(cause) != codeOf(before.Cause)
+	if news && ctx.Err() == nil {
 		s.log.Warn("inventory lost", "error", cause)
 		s.tell(Change{Kind: Stale, Snapshot: now})
 	}
+}
+
+// codeOf is the code of an error, OK for none.
+func codeOf(err error) verr.Code {
+	if e := verr.From(err); e != nil {
+		return e.Code
+	}
+	return verr.OK
 }

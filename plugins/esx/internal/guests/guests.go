@@ -1,0 +1,289 @@
+package guests
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/vmx"
+	sdk "github.com/lodgevirt/lodge/sdk/inventory"
+	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/inventory/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// Options say what is followed.
+type Options struct {
+	// Product is the endpoint's.
+	Product endpoint.Product
+	// Path leads to a host of a vCenter server; empty is all of it.
+	Path []string
+	// Server is the endpoint's host, for URIs of migrations.
+	Server string
+	// AutoAnswer has questions of machines answered with their defaults.
+	AutoAnswer bool
+	// Ready is called once when the machines are in the feed for the first time, and whenever they are true again; it calls the feed's
+	// Synced, now or when more is there. Nil calls it at once.
+	Ready func()
+	// Mirror is how the endpoint is followed.
+	Mirror inventory.Options
+}
+
+// Guests are the machines of a connection.
+type Guests struct {
+	endpoint *endpoint.Endpoint
+	options  Options
+	feed     *sdk.Feed
+	log      hclog.Logger
+	mirror   *inventory.Mirror
+	place    atomic.Pointer[place]
+	// wake has the background look for what is to be read or answered.
+	wake    chan struct{}
+	cancel  context.CancelFunc
+	stopped chan struct{}
+	meter   *meter
+
+	// telling is held from a look at shown to the feed's Apply, so that nothing old is told after something new. It is taken before mu.
+	telling sync.Mutex
+
+	mu sync.Mutex // guards all below; not held across calls
+	// shown is the snapshot that is in the feed.
+	shown *inventory.Snapshot
+	// changed is closed and replaced when shown is replaced.
+	changed     chan struct{}
+	definitions map[types.ManagedObjectReference]definition
+	answered    map[string]bool
+}
+
+// Start begins to follow. It ends with Close. The only error is that of an endpoint that is closed already.
+func Start(e *endpoint.Endpoint, o Options, feed *sdk.Feed, log hclog.Logger) (*Guests, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	g := &Guests{
+		endpoint: e, options: o, feed: feed, log: log.With("endpoint", e.Name()),
+		wake: make(chan struct{}, 1), cancel: cancel, stopped: make(chan struct{}), meter: newMeter(e),
+		shown: &inventory.Snapshot{}, changed: make(chan struct{}),
+		definitions: map[types.ManagedObjectReference]definition{}, answered: map[string]bool{},
+	}
+	if g.options.Ready == nil {
+		g.options.Ready = feed.Synced
+	}
+	g.options.Mirror.Locate = g.locate
+	mirror, err := inventory.Start(e, g.options.Mirror, log, g.told)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	g.mirror = mirror
+	go g.work(ctx)
+	return g, nil
+}
+
+// Close ends the following, waits for it, and leaves the feed as it is.
+func (g *Guests) Close() {
+	g.cancel()
+	g.mirror.Close()
+	<-g.stopped
+}
+
+// Host returns the host of the connection, once it has been found.
+func (g *Guests) Host(ctx context.Context) (*object.HostSystem, error) {
+	p, err := g.placed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := g.endpoint.Session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return object.NewHostSystem(s.Client, p.host), nil
+}
+
+// placed waits until the place has been found, which needs a host.
+func (g *Guests) placed(ctx context.Context) (*place, error) {
+	for {
+		g.mu.Lock()
+		changed, shown := g.changed, g.shown
+		g.mu.Unlock()
+		if p := g.place.Load(); p != nil {
+			if p.host.Value == "" {
+				return nil, failed(verr.OperationUnsupported, "the connection is to all hosts of a vCenter server: open vpx://SERVER/DATACENTER/HOST")
+			}
+			return p, nil
+		}
+		if shown.Cause != nil {
+			return nil, shown.Cause
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, failed(verr.OperationTimeout, "host of endpoint %q is not known yet: %w", g.endpoint.Name(), ctx.Err())
+		case <-g.stopped:
+			return nil, failed(verr.InvalidConn, "connection to endpoint %q is closed", g.endpoint.Name())
+		}
+	}
+}
+
+// told takes in what the mirror tells.
+func (g *Guests) told(c inventory.Change) {
+	g.forget(c)
+	g.tell(c)
+	if c.Kind == inventory.Resynchronised {
+		g.options.Ready()
+	}
+	g.poke()
+}
+
+// tell puts a change into the feed.
+func (g *Guests) tell(c inventory.Change) {
+	g.telling.Lock()
+	defer g.telling.Unlock()
+	switch c.Kind {
+	case inventory.Stale:
+		g.feed.Stale(c.Snapshot.StaleSince, c.Snapshot.Cause)
+	case inventory.Resynchronised:
+		g.refresh(c.Snapshot)
+	case inventory.HostChanged:
+		g.feed.Apply(&pb.Objects{Host: g.probe(c.Snapshot.Host)})
+	case inventory.Added, inventory.Changed, inventory.Removed:
+		g.one(c)
+	}
+	g.mu.Lock()
+	g.shown = c.Snapshot
+	close(g.changed)
+	g.changed = make(chan struct{})
+	g.mu.Unlock()
+}
+
+// forget drops what is known of a machine that is gone.
+func (g *Guests) forget(c inventory.Change) {
+	if c.Kind != inventory.Removed {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, still := c.Snapshot.Ref(c.Old.Ref); !still {
+		delete(g.definitions, c.Old.Ref)
+	}
+}
+
+// poke wakes the background.
+func (g *Guests) poke() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// batch is how many machines are put into the feed in one go.
+const batch = 100
+
+// refresh puts all machines into the feed.
+func (g *Guests) refresh(s *inventory.Snapshot) {
+	var gone []string
+	g.feed.Look(func(v *sdk.View) {
+		for id := range v.Guests {
+			if _, still := s.UUID(id); !still {
+				gone = append(gone, id)
+			}
+		}
+	})
+	objects := &pb.Objects{Host: g.probe(s.Host), GoneGuests: gone}
+	for _, vm := range s.All() {
+		if first, _ := s.UUID(vm.UUID); first.Ref != vm.Ref {
+			continue
+		}
+		objects.Guests = append(objects.Guests, g.object(vm))
+		if len(objects.Guests) == batch {
+			g.feed.Apply(objects)
+			objects = &pb.Objects{}
+		}
+	}
+	g.feed.Apply(objects)
+}
+
+// one puts a machine that came, changed or went into the feed, with its events. Of several machines with one UUID one is shown.
+func (g *Guests) one(c inventory.Change) {
+	objects := &pb.Objects{}
+	id := int32(-1)
+	for _, uuid := range uuids(c) {
+		vm, ok := c.Snapshot.UUID(uuid)
+		if !ok {
+			objects.GoneGuests = append(objects.GoneGuests, uuid)
+			continue
+		}
+		objects.Guests = append(objects.Guests, g.object(vm))
+		id = vm.DomainID()
+	}
+	for _, e := range c.Events {
+		subject := c.New
+		if subject.UUID == "" {
+			subject = c.Old
+		}
+		objects.Events = append(objects.Events, &pb.GuestEvent{
+			Uuid: subject.UUID, Name: vmx.UnescapeName(e.Name), Id: id,
+			Event: &hv.Event{Event: &hv.Event_Lifecycle{Lifecycle: e.Lifecycle}},
+		})
+	}
+	g.feed.Apply(objects)
+}
+
+// uuids are those that a change touches.
+func uuids(c inventory.Change) []string {
+	switch {
+	case c.Old.UUID == "" || c.Old.UUID == c.New.UUID:
+		return []string{c.New.UUID}
+	case c.New.UUID == "":
+		return []string{c.Old.UUID}
+	}
+	return []string{c.Old.UUID, c.New.UUID}
+}
+
+// find returns a machine by the UUID of a guest.
+func (g *Guests) find(guest *hv.Guest) (inventory.VM, error) {
+	s := g.mirror.Snapshot()
+	vm, ok := s.UUID(guest.GetUuid())
+	switch {
+	case ok:
+		return vm, nil
+	case !s.Synced && s.Cause != nil:
+		return vm, s.Cause
+	}
+	return vm, failed(verr.NoDomain, "no domain with matching uuid '%s' (%s)", guest.GetUuid(), guest.GetName())
+}
+
+// Bounds of the wait for the feed after a change.
+const showTimeout = 10 * time.Second
+
+// await waits until the feed has a change, as seen in the snapshot behind it, and returns the number for the answer. A change that is not
+// seen in time has been made all the same, perhaps to be undone by somebody else at once.
+func (g *Guests) await(ctx context.Context, holds func(*inventory.Snapshot) bool) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, showTimeout)
+	defer cancel()
+	for {
+		g.mu.Lock()
+		changed, shown := g.changed, g.shown
+		g.mu.Unlock()
+		if holds(shown) {
+			return g.feed.Seq()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			g.log.Warn("a change is not seen yet", "error", ctx.Err())
+			return g.feed.Seq()
+		}
+	}
+}
+
+// do makes a call within the endpoint's time-out and translates its fault.
+func (g *Guests) do(ctx context.Context, what string, call func(ctx context.Context, client *vim25.Client) error) error {
+	return explain(what, g.endpoint.Do(ctx, call))
+}

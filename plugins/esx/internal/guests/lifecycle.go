@@ -1,0 +1,143 @@
+package guests
+
+import (
+	"context"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
+	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// power is a change of a machine's power.
+type power struct {
+	what string
+	// from are the states that it is possible in, and refusal what is said in another.
+	from    []hv.State
+	refusal string
+	// to is the state after it.
+	to    hv.State
+	start func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error)
+}
+
+// Changes of power.
+var (
+	powerOn = power{
+		"start", []hv.State{hv.State_STATE_SHUTOFF}, "Domain is not powered off", hv.State_STATE_RUNNING,
+		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
+	}
+	powerOff = power{
+		"stop", []hv.State{hv.State_STATE_RUNNING, hv.State_STATE_PAUSED}, "Domain is not powered on", hv.State_STATE_SHUTOFF,
+		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(ctx) },
+	}
+	suspend = power{
+		"suspend", []hv.State{hv.State_STATE_RUNNING}, "Domain is not powered on", hv.State_STATE_PAUSED,
+		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Suspend(ctx) },
+	}
+	resume = power{
+		"resume", []hv.State{hv.State_STATE_PAUSED}, "Domain is not suspended", hv.State_STATE_RUNNING,
+		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
+	}
+	reset = power{
+		"reset", []hv.State{hv.State_STATE_RUNNING}, "Domain is not powered on", hv.State_STATE_RUNNING,
+		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Reset(ctx) },
+	}
+)
+
+// Start powers a guest on.
+func (g *Guests) Start(ctx context.Context, guest *hv.Guest) (seq uint64, err error) {
+	return g.power(ctx, guest, powerOn)
+}
+
+// Stop powers a guest off at once.
+func (g *Guests) Stop(ctx context.Context, guest *hv.Guest) (seq uint64, err error) {
+	return g.power(ctx, guest, powerOff)
+}
+
+// Suspend suspends a guest: its memory is written to a file, as by libvirt's own driver.
+func (g *Guests) Suspend(ctx context.Context, guest *hv.Guest) (seq uint64, err error) {
+	return g.power(ctx, guest, suspend)
+}
+
+// Resume lets a suspended guest go on.
+func (g *Guests) Resume(ctx context.Context, guest *hv.Guest) (seq uint64, err error) {
+	return g.power(ctx, guest, resume)
+}
+
+// Reset is the reset button.
+func (g *Guests) Reset(ctx context.Context, guest *hv.Guest) (seq uint64, err error) {
+	return g.power(ctx, guest, reset)
+}
+
+// power changes a guest's power and waits until the feed shows it.
+func (g *Guests) power(ctx context.Context, guest *hv.Guest, p power) (uint64, error) {
+	vm, err := g.find(guest)
+	if err != nil {
+		return 0, err
+	}
+	what := p.what + " domain '" + guest.GetName() + "'"
+	if err := inState(vm, p.from, p.refusal); err != nil {
+		return 0, err
+	}
+	if vm.Template {
+		return 0, failed(verr.OperationInvalid, "%s: it is a template, which can only be cloned", what)
+	}
+	_, err = g.run(ctx, what, vm, func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error) {
+		return began(p.start(ctx, object.NewVirtualMachine(client, vm.Ref)))
+	})
+	if err != nil {
+		return 0, err
+	}
+	return g.await(ctx, func(s *inventory.Snapshot) bool {
+		now, ok := s.Ref(vm.Ref)
+		return !ok || now.State() == p.to
+	}), nil
+}
+
+// inState refuses a guest that is in none of some states.
+func inState(vm inventory.VM, states []hv.State, refusal string) error {
+	for _, s := range states {
+		if vm.State() == s {
+			return nil
+		}
+	}
+	return failed(verr.OperationInvalid, "%s", refusal)
+}
+
+// began is the reference of a task that has begun.
+func began(t *object.Task, err error) (types.ManagedObjectReference, error) {
+	if err != nil {
+		return types.ManagedObjectReference{}, err
+	}
+	return t.Reference(), nil
+}
+
+// Shutdown asks the guest's system to shut down; it needs VMware Tools.
+func (g *Guests) Shutdown(ctx context.Context, guest *hv.Guest) error {
+	return g.ask(ctx, guest, "shut down", func(ctx context.Context, vm *object.VirtualMachine) error { return vm.ShutdownGuest(ctx) })
+}
+
+// Reboot asks the guest's system to reboot; it needs VMware Tools.
+func (g *Guests) Reboot(ctx context.Context, guest *hv.Guest) error {
+	return g.ask(ctx, guest, "reboot", func(ctx context.Context, vm *object.VirtualMachine) error { return vm.RebootGuest(ctx) })
+}
+
+// ask asks the system of a guest for something, and does not wait.
+func (g *Guests) ask(ctx context.Context, guest *hv.Guest, what string, call func(context.Context, *object.VirtualMachine) error) error {
+	vm, err := g.find(guest)
+	if err != nil {
+		return err
+	}
+	if err := inState(vm, []hv.State{hv.State_STATE_RUNNING}, "Domain is not powered on"); err != nil {
+		return err
+	}
+	if err := g.unasked(vm); err != nil {
+		return err
+	}
+	return g.do(ctx, what+" domain '"+guest.GetName()+"'", func(ctx context.Context, client *vim25.Client) error {
+		return call(ctx, object.NewVirtualMachine(client, vm.Ref))
+	})
+}

@@ -92,3 +92,11 @@ func Split(file string) (folder, name string) {
 	folder, name = path.Split(file)
 	return strings.TrimSuffix(folder, "/"), name
 }
+
+// Child is the path of a file in a folder, which is empty for the top.
+func Child(folder, name string) string {
+	if folder == "" {
+		return name
+	}
+	return folder + "/" + name
+}

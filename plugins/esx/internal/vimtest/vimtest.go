@@ -74,6 +74,7 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	t.Cleanup(model.Remove)
 	addAutostart(model.Map())
+	addStorage(model.Map())
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)

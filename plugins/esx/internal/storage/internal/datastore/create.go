@@ -2,7 +2,6 @@ package datastore
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
@@ -195,12 +194,12 @@ func (p *Pool) folder(ctx context.Context, name string) (made string, err error)
 		}
 		return h.files.MakeDirectory(ctx, path, h.dc, true)
 	})
-	switch told := task.Explain(err, "make folder '%s'", path); {
-	case err == nil:
+	if err == nil {
 		return path, nil
-	case verr.Is(told, verr.StorageVolExist):
-		return "", nil
-	default:
-		return "", fmt.Errorf("volume '%s': %w", p.path(name), told)
 	}
+	told := task.Explain(err, "volume '%s': make folder '%s'", p.path(name), path)
+	if verr.Is(told, verr.StorageVolExist) {
+		return "", nil
+	}
+	return "", told
 }

@@ -9,7 +9,11 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/follow"
 	"github.com/lodgevirt/lodge/sdk/storage"
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
+
+// errEnded ends the following of a task, so that nothing is waited for any more. It says nothing about the session.
+var errEnded = verr.New(verr.OperationAborted, "the task has ended")
 
 // watch follows one task; it implements follow.Source. Its channels hold one message, and are never waited for.
 type watch struct {
@@ -41,6 +45,7 @@ func (w *watch) Apply(update types.ObjectUpdate) error {
 		switch info.State {
 		case types.TaskInfoStateSuccess, types.TaskInfoStateError:
 			put(w.ended, info)
+			return errEnded
 		case types.TaskInfoStateQueued, types.TaskInfoStateRunning:
 			if w.progress != nil && info.Progress > 0 {
 				w.progress(uint64(info.Progress), 100)

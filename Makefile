@@ -79,8 +79,12 @@ race: deps build ## Run every test with the race detector (needs gcc)
 	LODGE_BIN=$(CURDIR)/bin CGO_ENABLED=1 go test -race -timeout 40m $(TEST)
 
 .PHONY: bench
-bench: deps build ## Measure lodged, and libvirtd where it is installed, side by side (BENCH_QUICK=1: 2 minutes)
+bench: deps build bin/vimsim ## Measure lodged, and libvirtd where it is installed, side by side (BENCH_QUICK=1: 2 minutes)
 	@go run ./tests/bench -bin bin -out build/bench.md $(if $(BENCH_QUICK),-quick) $(BENCH_FLAGS)
+
+.PHONY: bin/vimsim
+bin/vimsim: toolchain
+	@$(GOBUILD) -o $@ ./plugins/esx/vimsim
 
 .PHONY: conformance
 conformance: deps build ## Run the driver conformance suite against every driver

@@ -13,7 +13,7 @@ import (
 )
 
 // alwaysOpen are children of the root that libvirt prints with an end tag even when they are empty.
-var alwaysOpen = map[string]bool{"devices": true}
+var alwaysOpen = map[string]bool{"devices": true, "portgroup": true}
 
 // Format prints a domain as libvirt does.
 func Format(d *libvirtxml.Domain) (string, error) {

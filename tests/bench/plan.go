@@ -27,11 +27,19 @@ type plan struct {
 	fewLocks, manyLocks int
 	// content is how much is written to a volume and read from it, in bytes.
 	content int64
+	// machines are the numbers of virtual machines of an ESX host.
+	machines []int
 }
 
 var (
-	fullPlan  = plan{window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5, fewLocks: 1000, manyLocks: 10000, content: 1 << 30}
-	quickPlan = plan{window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3, fewLocks: 1000, manyLocks: 10000, content: 128 << 20}
+	fullPlan = plan{
+		window: 3 * time.Second, starts: 10, small: 1000, large: 10000, repeat: 5, fewLocks: 1000, manyLocks: 10000, content: 1 << 30,
+		machines: []int{10, 100, 1000},
+	}
+	quickPlan = plan{
+		window: 700 * time.Millisecond, starts: 4, small: 200, large: 2000, repeat: 3, fewLocks: 1000, manyLocks: 10000, content: 128 << 20,
+		machines: []int{10, 100},
+	}
 )
 
 // together is how many connections the figures for many clients use.

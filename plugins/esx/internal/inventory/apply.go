@@ -115,18 +115,7 @@ func newReading(only *types.ManagedObjectReference) *reading {
 	}
 }
 
-// apply takes in updates. A value of a type that the property does not have is an error.
-func (r *reading) apply(set *types.UpdateSet) error {
-	for _, filter := range set.FilterSet {
-		for _, update := range filter.ObjectSet {
-			if err := r.one(update); err != nil {
-				return fmt.Errorf("update of %s: %w", update.Obj.Value, err)
-			}
-		}
-	}
-	return nil
-}
-
+// one takes in an update. A value of a type that the property does not have is an error.
 func (r *reading) one(update types.ObjectUpdate) error {
 	switch {
 	case update.Obj.Type == managerType:

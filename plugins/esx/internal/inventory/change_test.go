@@ -98,19 +98,19 @@ func TestDomainIDIsTheNumberInTheReference(t *testing.T) {
 }
 
 // update is one update of a machine; values alternate with the names of properties.
-func update(kind types.ObjectUpdateKind, namesAndValues ...any) *types.UpdateSet {
+func update(kind types.ObjectUpdateKind, namesAndValues ...any) types.ObjectUpdate {
 	u := types.ObjectUpdate{Obj: types.ManagedObjectReference{Type: machineType, Value: "1"}, Kind: kind}
 	for i := 0; i < len(namesAndValues); i += 2 {
 		u.ChangeSet = append(u.ChangeSet, types.PropertyChange{Name: namesAndValues[i].(string), Val: namesAndValues[i+1]})
 	}
-	return &types.UpdateSet{FilterSet: []types.PropertyFilterUpdate{{ObjectSet: []types.ObjectUpdate{u}}}}
+	return u
 }
 
 func TestMachineIsLeftOutUntilItIsIdentifiedAndKeepsWhatItWas(t *testing.T) {
 	r := newReading(nil)
-	take := func(set *types.UpdateSet) []VM {
+	take := func(u types.ObjectUpdate) []VM {
 		t.Helper()
-		if err := r.apply(set); err != nil {
+		if err := r.one(u); err != nil {
 			t.Fatal(err)
 		}
 		return r.snapshot().All()
@@ -136,7 +136,7 @@ func TestMachineIsLeftOutUntilItIsIdentifiedAndKeepsWhatItWas(t *testing.T) {
 
 func TestValueOfAnotherTypeIsAnError(t *testing.T) {
 	for _, values := range [][]any{{"name", 1}, {"config.uuid", 1}, {"runtime.host", "h"}, {bootTime, "x"}, {"config.hardware.numCPU", "2"}} {
-		err := newReading(nil).apply(update(types.ObjectUpdateKindEnter, values...))
+		err := newReading(nil).one(update(types.ObjectUpdateKindEnter, values...))
 		if err == nil || !strings.Contains(err.Error(), values[0].(string)) {
 			t.Errorf("%v: error is %v", values, err)
 		}

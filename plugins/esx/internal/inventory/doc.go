@@ -1,7 +1,7 @@
 // Package inventory mirrors the virtual machines of an endpoint: the hypervisor keeps them, and the mirror answers every question about
 // them from memory.
 //
-// A Mirror has one goroutine, which follows the endpoint's PropertyCollector over a container view and alone changes the state.
+// A Mirror is a source of package follow, whose goroutine alone changes the state.
 // Readers take the present Snapshot, which never changes, without a lock; it costs nothing to ask often. For each change the
 // goroutine first publishes the snapshot that has it and then calls the function given to Start, in order and never twice at a time;
 // while that function runs the mirror stands still.

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/follow"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest"
 )
@@ -305,7 +306,7 @@ func TestEndpointThatWasNeverThereIsStaleAndSaysWhy(t *testing.T) {
 func TestManyMachinesComeInPieces(t *testing.T) {
 	const machines = 7
 	s := vimtest.Start(t, vimtest.Options{Machines: machines})
-	r := startWith(t, s, inventory.Options{MaxObjects: 2})
+	r := startWith(t, s, inventory.Options{Options: follow.Options{MaxObjects: 2}})
 	if c := r.next(); c.Kind != inventory.Resynchronised || len(c.Snapshot.All()) != machines {
 		t.Errorf("told is %+v", c)
 	}

@@ -5,8 +5,8 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; updates that
-// tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; a
+// HostNetworkSystem that keeps what it is told; updates that tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
 // configuration back; questions of machines, migration, screens; and tasks that never end.
 package vimtest
 
@@ -23,6 +23,8 @@ import (
 	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
+
+	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest/peer"
 )
 
 // User and Password are the only ones that a Server lets in.
@@ -40,6 +42,8 @@ type Options struct {
 	VPX bool
 	// Machines is the number of virtual machines (for VPX: in each resource pool), 0 for 2.
 	Machines int
+	// Peer makes it good enough for libvirt's own ESX driver too.
+	Peer bool
 	// Expired gives the server a certificate that expired yesterday.
 	Expired bool
 }
@@ -79,10 +83,16 @@ func Start(t testing.TB, o Options) *Server {
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)
-	model.Service.ServeMux.HandleFunc("/screen", screen)
+	AddScreens(model.Service)
 
 	s := &Server{t: t, Gate: newGate(), model: model, extra: extra}
 	s.Spoiler = &Spoiler{next: model.Service.ServeMux}
+	if o.Peer {
+		if err := peer.Prepare(model); err != nil {
+			t.Fatalf("prepare model: %v", err)
+		}
+		s.Spoiler.next = peer.Handler(model.Service.ServeMux)
+	}
 	s.cert, s.PEM = newCertificate(t, o.Expired)
 	s.listen()
 	s.login(back.URL)

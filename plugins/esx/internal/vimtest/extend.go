@@ -213,11 +213,8 @@ func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) 
 var picture = []byte("\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU\x00\x00\x00\nIDATx\x9cc`\x00\x00" +
 	"\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82")
 
-// AddScreens adds the screens of machines to what a model's service, which has been started, serves.
-func AddScreens(service *simulator.Service) { service.ServeMux.HandleFunc("/screen", screen) }
-
-// screen shows a machine's screen to somebody who has the password, as ESX does.
-func screen(w http.ResponseWriter, r *http.Request) {
+// Screen shows a machine's screen to somebody who has the password, as ESX does.
+func Screen(w http.ResponseWriter, r *http.Request) {
 	user, password, _ := r.BasicAuth()
 	switch {
 	case user != User || password != Password:

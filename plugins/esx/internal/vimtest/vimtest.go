@@ -5,9 +5,9 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; a
-// HostNetworkSystem that keeps what it is told; updates that tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
-// configuration back; questions of machines, migration, screens; and tasks that never end.
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; updates that
+// tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
+// configuration back; a HostNetworkSystem that keeps what it is told; questions of machines, migration, screens; and tasks that never end.
 package vimtest
 
 import (
@@ -83,7 +83,7 @@ func Start(t testing.TB, o Options) *Server {
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)
-	AddScreens(model.Service)
+	model.Service.ServeMux.HandleFunc("/screen", Screen)
 
 	s := &Server{t: t, Gate: newGate(), model: model, extra: extra}
 	s.Spoiler = &Spoiler{next: model.Service.ServeMux}

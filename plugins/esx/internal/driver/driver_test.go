@@ -288,3 +288,11 @@ func TestTheWholePictureIsTold(t *testing.T) {
 		}
 	})
 }
+
+// shortly is a context that ends soon.
+func shortly(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}

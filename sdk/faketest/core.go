@@ -42,6 +42,7 @@ type Core struct {
 	files    map[fdpass.Token]*os.File
 	events   []*pb.WatchEvent
 	claimer  Claimer
+	secrets  map[string][]byte
 	changed  chan struct{} // closed and replaced when files or events change
 }
 
@@ -129,6 +130,27 @@ func (c *Core) Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime 
 		return verr.New(verr.OperationInvalid, "nobody has asked for a claim")
 	}
 	return claimer(ctx, guest, pid, startTime)
+}
+
+// SetSecret lets the driver have a secret.
+func (c *Core) SetSecret(uuid string, value []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.secrets == nil {
+		c.secrets = map[string][]byte{}
+	}
+	c.secrets[uuid] = value
+}
+
+// Secret implements plugin.Core.
+func (c *Core) Secret(_ context.Context, uuid string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	value, ok := c.secrets[uuid]
+	if !ok {
+		return nil, verr.New(verr.OperationDenied, "the driver may not have the secret '%s'", uuid)
+	}
+	return value, nil
 }
 
 // Publish implements plugin.Core: the event is numbered and recorded.

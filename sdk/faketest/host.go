@@ -50,8 +50,10 @@ type Host struct {
 	mu     sync.Mutex // guards all below
 	core   *grpc.Server
 	claims Claimer
-	log    []*corev1.WriteRequest
-	logged chan struct{} // closed and replaced with each line
+	// secrets are those that the driver may have.
+	secrets map[string][]byte
+	log     []*corev1.WriteRequest
+	logged  chan struct{} // closed and replaced with each line
 }
 
 // Client serves a plugin and returns the core's connection to it; both end with the test.
@@ -183,6 +185,7 @@ func (h *Host) RestartCore(t testing.TB) {
 	corev1.RegisterStateServiceServer(server, stateService{state: h.state})
 	corev1.RegisterLogServiceServer(server, logService{host: h})
 	corev1.RegisterLockServiceServer(server, lockService{host: h})
+	corev1.RegisterSecretServiceServer(server, secretService{host: h})
 	h.mu.Lock()
 	h.core = server
 	h.mu.Unlock()
@@ -304,6 +307,33 @@ func (l lockService) Claim(ctx context.Context, req *corev1.ClaimRequest) (*core
 	}
 	guest := &pb.Guest{Connection: req.GetConnection(), Uuid: req.GetUuid(), Generation: req.GetGeneration()}
 	return &corev1.ClaimResponse{}, verr.Status(claimer(ctx, guest, req.GetPid(), req.GetStartTime()))
+}
+
+// SetSecret lets the driver have a secret.
+func (h *Host) SetSecret(uuid string, value []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.secrets == nil {
+		h.secrets = map[string][]byte{}
+	}
+	h.secrets[uuid] = value
+}
+
+// secretService hands out secrets.
+type secretService struct {
+	corev1.UnsafeSecretServiceServer
+	host *Host
+}
+
+// Value returns one that the test has set.
+func (s secretService) Value(_ context.Context, req *corev1.ValueRequest) (*corev1.ValueResponse, error) {
+	s.host.mu.Lock()
+	defer s.host.mu.Unlock()
+	value, ok := s.host.secrets[req.GetUuid()]
+	if !ok {
+		return nil, verr.Status(verr.New(verr.OperationDenied, "the driver may not have the secret '%s'", req.GetUuid()))
+	}
+	return &corev1.ValueResponse{Value: value}, nil
 }
 
 // logService records lines.

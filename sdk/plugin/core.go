@@ -39,6 +39,9 @@ type Core interface {
 	// Claim takes the locks of a guest that is being started for its process, as the contract says above LockService.Claim. Only for
 	// a start whose Resolved.claim is set.
 	Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime uint64) error
+	// Secret returns the value of a secret that the operator lets the plugin have, by UUID. The value must not reach a log, an argument, a
+	// file or an error. It fails with verr.OperationDenied or verr.NoSecret.
+	Secret(ctx context.Context, uuid string) ([]byte, error)
 	// Settings returns what Configure brought last.
 	Settings() Settings
 }

@@ -38,6 +38,7 @@ type link struct {
 	log   *logPump
 	state store
 	locks corev1.LockServiceClient
+	vault corev1.SecretServiceClient
 
 	mu       sync.Mutex // guards settings
 	settings Settings
@@ -72,6 +73,7 @@ func connect(name, dir string) (*link, error) {
 		log:   newLogPump(name, corev1.NewLogServiceClient(conn)),
 		state: store{client: corev1.NewStateServiceClient(conn)},
 		locks: corev1.NewLockServiceClient(conn),
+		vault: corev1.NewSecretServiceClient(conn),
 	}, nil
 }
 
@@ -115,6 +117,12 @@ func (l *link) Claim(ctx context.Context, guest *pb.Guest, pid int32, startTime 
 		Connection: guest.GetConnection(), Uuid: guest.GetUuid(), Generation: guest.GetGeneration(), Pid: pid, StartTime: startTime,
 	})
 	return err
+}
+
+// Secret implements Core.
+func (l *link) Secret(ctx context.Context, uuid string) ([]byte, error) {
+	rsp, err := ask(ctx, corev1.SecretService_Value_FullMethodName, l.vault.Value, &corev1.ValueRequest{Uuid: uuid})
+	return rsp.GetValue(), err
 }
 
 // Settings implements Core.

@@ -7,6 +7,7 @@
 package connection
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -14,7 +15,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/pool"
 	"github.com/lodgevirt/lodge/host/internal/secret"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -31,21 +31,29 @@ type Host interface {
 
 // Config describes a connection.
 type Config struct {
-	// Scheme and Path are those of the canonical URI: "qemu", "system".
+	// Scheme and Path are those of the canonical URI: "qemu", "system". Path is also the connection's name for the driver.
 	Scheme, Path string
+	// URI is the canonical one if it is not made of scheme and path.
+	URI string
 	// Type is libvirt's name of the driver: "QEMU", "Test".
 	Type string
 	// ErrorDomain is the error domain of the driver.
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
-	Domains *domain.Inventory
-	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
-	Pools   *pool.Inventory
+	Domains Domains
+	// Pools are the storage pools that guests' disks are in, nil if there are none.
+	Pools *pool.Inventory
+	// Secrets are those of this machine, nil if guests' disks are not here.
 	Secrets *secret.Store
-	// Seeds: the driver brings guests at the first use, which the first client waits for.
+	// Networks and Interfaces are nil where nobody serves them.
+	Networks   Networks
+	Interfaces Interfaces
+	// Seeds: the driver is yet to bring the guests of the first use, which the first client waits for.
 	Seeds bool
 	// Plugin carries calls to the driver.
 	Plugin grpc.ClientConnInterface
+	// Probed tells what is behind the connection from memory, in place of the driver's Probe, if it is not nil.
+	Probed func(context.Context) (*pb.ProbeResponse, error)
 	// Host answers for this machine.
 	Host Host
 }
@@ -59,10 +67,14 @@ type Connection struct {
 	// ErrorDomain is the error domain of the driver.
 	ErrorDomain verr.Domain
 	// Domains are the connection's domains.
-	Domains *domain.Inventory
-	// Pools are the storage pools of this machine, and Secrets its secrets; nil if guests' disks are not here.
-	Pools   *pool.Inventory
+	Domains Domains
+	// Pools are the storage pools that guests' disks are in, nil if there are none.
+	Pools *pool.Inventory
+	// Secrets are those of this machine, nil if guests' disks are not here.
 	Secrets *secret.Store
+	// Networks and Interfaces are nil where nobody serves them.
+	Networks   Networks
+	Interfaces Interfaces
 
 	cfg     Config
 	driver  pb.DriverServiceClient
@@ -71,15 +83,26 @@ type Connection struct {
 	// settled is closed once the connection has the guests that it has from its first use on.
 	settled chan struct{}
 	settle  sync.Once
+	// users counts the clients that have it open.
+	users atomic.Int64
 }
+
+// Use counts a client that has the connection open, until Leave.
+func (c *Connection) Use() { c.users.Add(1) }
+
+// Leave ends what Use began.
+func (c *Connection) Leave() { c.users.Add(-1) }
+
+// Used reports whether a client has the connection open.
+func (c *Connection) Used() bool { return c.users.Load() > 0 }
 
 // New returns a connection; nothing is asked of the driver before it is needed.
 func New(cfg Config) *Connection {
 	c := &Connection{
-		URI: cfg.Scheme + ":///" + cfg.Path, Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
-		Pools: cfg.Pools, Secrets: cfg.Secrets, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
+		URI: cmp.Or(cfg.URI, cfg.Scheme+":///"+cfg.Path), Type: cfg.Type, ErrorDomain: cfg.ErrorDomain, Domains: cfg.Domains,
+		Pools: cfg.Pools, Secrets: cfg.Secrets, Networks: cfg.Networks, Interfaces: cfg.Interfaces, cfg: cfg, driver: pb.NewDriverServiceClient(cfg.Plugin), settled: make(chan struct{}),
 	}
-	if !cfg.Seeds || cfg.Domains.Seeded() {
+	if !cfg.Seeds {
 		c.Settled()
 	}
 	return c
@@ -100,6 +123,9 @@ func (c *Connection) Probe(ctx context.Context, driver pb.DriverServiceClient) (
 
 // probed returns what the driver said of the connection, starting it if it was never asked.
 func (c *Connection) probed(ctx context.Context) (*pb.ProbeResponse, error) {
+	if c.cfg.Probed != nil {
+		return c.cfg.Probed(ctx)
+	}
 	if p := c.probe.Load(); p != nil {
 		return p, nil
 	}

@@ -12,6 +12,9 @@ import (
 // seedWait bounds the wait of a first client.
 const seedWait = 5 * time.Second
 
+// openWait bounds the wait for a remote hypervisor.
+const openWait = 20 * time.Second
+
 // maxURI is the longest URI in bytes.
 const maxURI = 4096
 
@@ -19,12 +22,19 @@ const maxURI = 4096
 type Router struct {
 	byURI   map[string]*Connection
 	schemes map[string]bool
+	openers map[string]Opener
 	first   *Connection
+}
+
+// Opener opens connections of a scheme whose URIs are the driver's to understand.
+type Opener interface {
+	// Open finds the connection that a URI means, freed from a transport, and waits until it can be used.
+	Open(ctx context.Context, uri string) (*Connection, error)
 }
 
 // NewRouter returns an empty router.
 func NewRouter() *Router {
-	return &Router{byURI: map[string]*Connection{}, schemes: map[string]bool{}}
+	return &Router{byURI: map[string]*Connection{}, schemes: map[string]bool{}, openers: map[string]Opener{}}
 }
 
 // Add makes a connection reachable under its URI and under further paths of the same scheme. The first connection that is added is the
@@ -39,11 +49,14 @@ func (r *Router) Add(c *Connection, aliases ...string) {
 	}
 }
 
+// AddOpener has all URIs of a scheme opened by an opener.
+func (r *Router) AddOpener(scheme string, o Opener) { r.openers[scheme] = o }
+
 // Open finds the connection for a URI as it arrives in REMOTE_PROC_CONNECT_OPEN; "" is the host's default connection. It answers
-// from memory, but for a connection that is used for the first time ever and whose driver brings guests: there it waits for them,
-// at most seedWait. An unknown scheme is NoConnect, an unknown path of a known one Internal, as libvirt has it.
+// from memory, but for a connection that is used for the first time ever and whose driver brings guests, for which it waits at most
+// seedWait, and for one of a remote hypervisor that is not known yet, at most openWait. An unknown scheme is NoConnect, an unknown path of a known one Internal, as libvirt has it.
 func (r *Router) Open(ctx context.Context, uri string) (*Connection, error) {
-	c, err := r.find(uri)
+	c, err := r.find(ctx, uri)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +69,7 @@ func (r *Router) Open(ctx context.Context, uri string) (*Connection, error) {
 	return c, nil
 }
 
-func (r *Router) find(uri string) (*Connection, error) {
+func (r *Router) find(ctx context.Context, uri string) (*Connection, error) {
 	if uri == "" {
 		if r.first == nil {
 			return nil, verr.New(verr.NoConnect, "no connection driver available: no plugin is enabled")
@@ -71,6 +84,12 @@ func (r *Router) find(uri string) (*Connection, error) {
 		return nil, verr.New(verr.InvalidArg, "cannot parse URI %q: %w", uri, err)
 	}
 	scheme, _, _ := strings.Cut(u.Scheme, "+") // a transport is the client's affair
+	if o := r.openers[scheme]; o != nil {
+		u.Scheme = scheme
+		ctx, cancel := context.WithTimeout(ctx, openWait)
+		defer cancel()
+		return o.Open(ctx, u.String())
+	}
 	if !r.schemes[scheme] {
 		return nil, verr.New(verr.NoConnect, "no connection driver available for %s", uri)
 	}

@@ -26,7 +26,7 @@ func connect(t *testing.T, scheme, path string) *Connection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Config{Scheme: scheme, Path: path, Type: strings.ToUpper(scheme), Domains: inv})
+	return New(Config{Scheme: scheme, Path: path, Type: strings.ToUpper(scheme), Domains: Kept(inv)})
 }
 
 func TestOpen(t *testing.T) {

@@ -71,8 +71,10 @@ type Host struct {
 	settled     atomic.Int64 // pid of the lock daemon that knows all guests
 	storage     []*storagePlugin
 	pools       *pool.Inventory
+	tasks       pool.Tasks
 	secrets     *secret.Store
 	drivers     []*driver
+	remotes     []*remote
 	inventories []*domain.Inventory
 	router      *connection.Router
 	door        *door.Server
@@ -165,10 +167,13 @@ func (h *Host) Run(ctx context.Context) error {
 			d.plugin.Start()
 		}
 	}
+	for _, r := range h.remotes {
+		g.Go(func() error { return ended(r.run(gctx)) })
+	}
 	for _, s := range h.sockets {
 		g.Go(func() error { return ended(s.serve(gctx)) })
 	}
-	h.cfg.Log.Info("host is ready", "socket", h.cfg.Layout.Libvirt(), "plugins", len(h.drivers))
+	h.cfg.Log.Info("host is ready", "socket", h.cfg.Layout.Libvirt(), "plugins", len(h.parts()))
 	if h.cfg.Ready != nil {
 		h.cfg.Ready()
 	}

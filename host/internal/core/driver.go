@@ -121,6 +121,9 @@ func (h *Host) add(m *manifest.Manifest) error {
 		return h.addStorage(m)
 	case manifest.KindHypervisor:
 	}
+	if m.Inventory == manifest.InventoryDriver {
+		return h.addRemote(m)
+	}
 	return h.addDriver(m)
 }
 
@@ -159,7 +162,8 @@ func (d *driver) connect() error {
 			return err
 		}
 		conn := connection.New(connection.Config{
-			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: inv, Seeds: m.Seeds,
+			Scheme: scheme, Path: paths[0], Type: m.Type, ErrorDomain: verr.Domain(m.ErrorDomain), Domains: connection.Kept(inv),
+			Seeds: m.Seeds && !inv.Seeded(),
 			Pools: d.pools(), Secrets: d.secrets(), Plugin: d.plugin, Host: h.machine,
 		})
 		h.router.Add(conn, paths[1:]...)

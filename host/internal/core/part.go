@@ -47,6 +47,7 @@ func (p *part) supervised(hooks func(*supervise.Config)) *supervise.Plugin {
 // serveState serves what every plugin may use of the core.
 func (p *part) serveState(g *grpc.Server) {
 	corev1.RegisterStateServiceServer(g, &stateService{catalog: p.host.catalog, plugin: p.manifest.Name})
+	corev1.RegisterSecretServiceServer(g, &secretService{part: p})
 }
 
 func (p *part) log() hclog.Logger { return p.host.cfg.Log.With("plugin", p.manifest.Name) }

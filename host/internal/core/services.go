@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"slices"
 
 	"github.com/lodgevirt/lodge/host/internal/catalog"
 	corev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1"
@@ -52,4 +53,22 @@ func (s *stateService) Delete(_ context.Context, req *corev1.DeleteRequest) (*co
 func (s *stateService) List(_ context.Context, req *corev1.ListRequest) (*corev1.ListResponse, error) {
 	keys, err := s.catalog.Keys(s.plugin, req.Prefix)
 	return &corev1.ListResponse{Keys: keys}, verr.Status(err)
+}
+
+// secretService hands out secrets that the operator lets a plugin have.
+type secretService struct {
+	corev1.UnimplementedSecretServiceServer
+	part *part
+}
+
+func (s *secretService) Value(ctx context.Context, req *corev1.ValueRequest) (*corev1.ValueResponse, error) {
+	if !slices.Contains(s.part.settings.Secrets, req.GetUuid()) {
+		return nil, verr.Status(verr.New(verr.OperationDenied, "plugin %q may not have the secret '%s': add it to secrets in plugins.d/%s.toml",
+			s.part.manifest.Name, req.GetUuid(), s.part.manifest.Name))
+	}
+	values, err := s.part.host.secrets.Values(ctx, []catalog.SecretRef{{UUID: req.GetUuid()}})
+	if err != nil {
+		return nil, verr.Status(err)
+	}
+	return &corev1.ValueResponse{Value: values[0].GetValue()}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lodgevirt/lodge/host/internal/admin"
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/version"
 	adminv1 "github.com/lodgevirt/lodge/sdk/proto/lodge/admin/v1"
@@ -27,7 +28,7 @@ func (h *Host) Overview(ctx context.Context) *adminv1.GetStatusResponse {
 		Version: version.String(), Pid: int32(os.Getpid()), Started: timestamppb.New(h.started),
 		Plugins: h.Plugins(), Clients: uint32(h.door.Clients()), LastEvent: h.events.Last(),
 	}
-	for _, i := range h.inventories {
+	for _, i := range h.domains() {
 		for _, v := range i.List(0) {
 			switch {
 			case v.Unknown:
@@ -54,6 +55,11 @@ func (h *Host) Plugins() []*adminv1.Plugin {
 			plugins[n].Uris = append(plugins[n].Uris, c.conn.URI)
 		}
 	}
+	for _, r := range h.remotes {
+		plugin := r.show()
+		plugin.Uris, plugin.Detail = r.uris(), cmp.Or(plugin.Detail, r.trouble())
+		plugins = append(plugins, plugin)
+	}
 	for _, s := range h.storage {
 		plugins = append(plugins, s.show())
 	}
@@ -73,11 +79,28 @@ func (p *part) show() *adminv1.Plugin {
 	}
 }
 
+// domains are the domains of all connections, of those of remote hypervisors as far as they are open.
+func (h *Host) domains() []connection.Domains {
+	var all []connection.Domains
+	for _, i := range h.inventories {
+		all = append(all, connection.Kept(i))
+	}
+	for _, r := range h.remotes {
+		for _, f := range r.open() {
+			all = append(all, f.mirror)
+		}
+	}
+	return all
+}
+
 // parts are the plugins of all kinds.
 func (h *Host) parts() []*part {
 	var all []*part
 	for _, d := range h.drivers {
 		all = append(all, &d.part)
+	}
+	for _, r := range h.remotes {
+		all = append(all, &r.part)
 	}
 	for _, s := range h.storage {
 		all = append(all, &s.part)
@@ -122,7 +145,7 @@ func (h *Host) RestartPlugin(ctx context.Context, name string) (*adminv1.Plugin,
 // Jobs lists long work on storage.
 func (h *Host) Jobs() []*adminv1.Job {
 	var jobs []*adminv1.Job
-	for _, t := range h.pools.Tasks() {
+	for _, t := range h.tasks.List() {
 		jobs = append(jobs, &adminv1.Job{
 			Id: t.ID, Kind: t.Kind, Pool: t.Pool, Volume: t.Volume, Since: timestamppb.New(t.Since), Done: t.Done, Total: t.Total,
 		})
@@ -131,7 +154,7 @@ func (h *Host) Jobs() []*adminv1.Job {
 }
 
 // CancelJob ends long work on storage.
-func (h *Host) CancelJob(id uint64) error { return h.pools.Cancel(id) }
+func (h *Host) CancelJob(id uint64) error { return h.tasks.Cancel(id) }
 
 // states are libvirt's states in words.
 var states = map[domain.State]string{
@@ -142,7 +165,7 @@ var states = map[domain.State]string{
 // Guests lists the guests of all connections.
 func (h *Host) Guests() []*adminv1.GuestInfo {
 	var guests []*adminv1.GuestInfo
-	for _, i := range h.inventories {
+	for _, i := range h.domains() {
 		for _, v := range i.List(0) {
 			g := &adminv1.GuestInfo{
 				Uri: i.URI(), Name: v.Name, Uuid: v.UUID.String(), Id: v.ID, State: states[v.State], Pid: v.PID, Generation: v.Generation,

@@ -48,7 +48,7 @@ func (h *Host) openPools() error {
 		}
 	}
 	h.pools, err = pool.New(pool.Config{
-		Catalog: h.catalog, Events: h.events, Secrets: h.secrets, Boot: h.bootID, Backends: backends, Log: h.cfg.Log.Named("pool"),
+		Catalog: h.catalog, Events: h.events, Secrets: h.secrets, Boot: h.bootID, Backends: backends, Tasks: &h.tasks, Log: h.cfg.Log.Named("pool"),
 	})
 	return err
 }

@@ -117,10 +117,15 @@ func (d *Domain) Screenshot(ctx context.Context, screen uint32) (mime string, pi
 	if !s.Active() {
 		return "", nil, notRunning()
 	}
+	return ReadScreen(ctx, d.inv.cfg.Plugin, &pb.ScreenshotRequest{Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle, Screen: screen})
+}
+
+// ReadScreen has a driver send a screen's picture, as Domain.Screenshot does.
+func ReadScreen(
+	ctx context.Context, driver grpc.ClientConnInterface, req *pb.ScreenshotRequest,
+) (mime string, picture io.ReadCloser, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	stream, err := pb.NewConsoleServiceClient(d.inv.cfg.Plugin).Screenshot(ctx, &pb.ScreenshotRequest{
-		Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle, Screen: screen,
-	})
+	stream, err := pb.NewConsoleServiceClient(driver).Screenshot(ctx, req)
 	if err != nil {
 		cancel()
 		return "", nil, err

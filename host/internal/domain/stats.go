@@ -8,6 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
@@ -27,41 +30,56 @@ type StatsRecord struct {
 // Stats collects figures of domains, in their order; groups are bits of virDomainStatsTypes, 0 for all. The state of a domain and all
 // that is known of an inactive one come from memory; a driver that does not answer in time costs its guests' figures, not the call.
 func (i *Inventory) Stats(ctx context.Context, domains []*Domain, groups uint32) ([]StatsRecord, error) {
+	views, handles := make([]*View, len(domains)), make([]*pb.GuestHandle, len(domains))
+	for n, d := range domains {
+		s := d.state.Load()
+		views[n] = &s.View
+		if s.Active() {
+			handles[n] = &pb.GuestHandle{Guest: s.guest(i.cfg.Connection), Handle: s.handle}
+		}
+	}
+	return CollectStats(ctx, i.cfg.Plugin, views, handles, groups, i.cfg.Log), nil
+}
+
+// CollectStats collects figures of guests, in their order, as Inventory.Stats does; handles are theirs for the driver, nil for one that is
+// not to be asked.
+func CollectStats(
+	ctx context.Context, driver grpc.ClientConnInterface, views []*View, handles []*pb.GuestHandle, groups uint32, log hclog.Logger,
+) []StatsRecord {
 	if groups == 0 {
 		groups = allStats
 	}
-	records := make([]StatsRecord, len(domains))
+	records := make([]StatsRecord, len(views))
 	known := map[figures][]*pb.Stat{} // thousands of domains mostly have the same ones
 	byUUID := make(map[string]*StatsRecord)
 	var guests []*pb.GuestHandle
-	for n, d := range domains {
-		s := d.state.Load()
-		f := s.figures(groups)
+	for n, v := range views {
+		f := v.figures(groups)
 		stats, ok := known[f]
 		if !ok {
 			stats = slices.Clip(f.stats(groups))
 			known[f] = stats
 		}
-		records[n] = StatsRecord{View: &s.View, Stats: stats}
-		if s.Active() && groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 && len(guests) < maxCollect {
-			guests = append(guests, &pb.GuestHandle{Guest: s.guest(i.cfg.Connection), Handle: s.handle})
-			byUUID[s.UUID.String()] = &records[n]
+		records[n] = StatsRecord{View: v, Stats: stats}
+		if handles[n] != nil && v.Active() && groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 && len(guests) < maxCollect {
+			guests = append(guests, handles[n])
+			byUUID[v.UUID.String()] = &records[n]
 		}
 	}
 	if len(guests) == 0 {
-		return records, nil
+		return records
 	}
 	ctx, cancel := context.WithTimeout(ctx, statsWait)
 	defer cancel()
-	err := i.collect(ctx, guests, groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE), func(r *pb.CollectResponse) {
+	err := collect(ctx, driver, guests, groups&^uint32(pb.StatsGroup_STATS_GROUP_STATE), func(r *pb.CollectResponse) {
 		if rec := byUUID[r.Uuid]; rec != nil {
 			rec.Stats = append(rec.Stats, r.Stats...)
 		}
 	})
 	if err != nil {
-		i.cfg.Log.Debug("statistics are not complete", "error", err)
+		log.Debug("statistics are not complete", "error", err)
 	}
-	return records, nil
+	return records
 }
 
 // allStats are the groups that a driver or the core can answer.
@@ -78,19 +96,19 @@ type figures struct {
 }
 
 // figures leaves out what was not asked for, so that more domains have the same ones.
-func (s *state) figures(groups uint32) figures {
-	f := figures{active: s.Active()}
+func (v *View) figures(groups uint32) figures {
+	f := figures{active: v.Active()}
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_STATE) != 0 {
-		f.state, f.reason = s.State, s.Reason
+		f.state, f.reason = v.State, v.Reason
 	}
 	if f.active {
 		return f
 	}
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_BALLOON) != 0 {
-		f.maxMemoryKiB = s.MaxMemoryKiB
+		f.maxMemoryKiB = v.MaxMemoryKiB
 	}
 	if groups&uint32(pb.StatsGroup_STATS_GROUP_VCPU) != 0 {
-		f.vcpus, f.maxVCPUs = s.VCPUs, s.MaxVCPUs
+		f.vcpus, f.maxVCPUs = v.VCPUs, v.MaxVCPUs
 	}
 	return f
 }
@@ -120,8 +138,10 @@ func uintStat(name string, v uint32) *pb.Stat {
 }
 
 // collect has the driver measure guests.
-func (i *Inventory) collect(ctx context.Context, guests []*pb.GuestHandle, groups uint32, take func(*pb.CollectResponse)) error {
-	stream, err := pb.NewStatsServiceClient(i.cfg.Plugin).Collect(ctx, &pb.CollectRequest{Guests: guests, Groups: groups})
+func collect(
+	ctx context.Context, driver grpc.ClientConnInterface, guests []*pb.GuestHandle, groups uint32, take func(*pb.CollectResponse),
+) error {
+	stream, err := pb.NewStatsServiceClient(driver).Collect(ctx, &pb.CollectRequest{Guests: guests, Groups: groups})
 	if err != nil {
 		return fmt.Errorf("collect statistics of %d guests: %w", len(guests), err)
 	}
@@ -150,11 +170,16 @@ func (d *Domain) CPUTime(ctx context.Context) (uint64, error) {
 	if s.PID > 0 {
 		return d.inv.cfg.ProcessCPUTime(s.PID, s.handle.GetStartTime())
 	}
+	guest := &pb.GuestHandle{Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle}
+	return CPUTimeOf(ctx, d.inv.cfg.Plugin, guest, d.inv.cfg.Log), nil
+}
+
+// CPUTimeOf asks a driver for the CPU time of a guest in nanoseconds; 0 is the answer of one that does not tell it in time.
+func CPUTimeOf(ctx context.Context, driver grpc.ClientConnInterface, guest *pb.GuestHandle, log hclog.Logger) uint64 {
 	ctx, cancel := context.WithTimeout(ctx, cpuTimeWait)
 	defer cancel()
 	var nanoseconds uint64
-	guest := &pb.GuestHandle{Guest: s.guest(d.inv.cfg.Connection), Handle: s.handle}
-	err := d.inv.collect(ctx, []*pb.GuestHandle{guest}, uint32(pb.StatsGroup_STATS_GROUP_CPU_TOTAL), func(r *pb.CollectResponse) {
+	err := collect(ctx, driver, []*pb.GuestHandle{guest}, uint32(pb.StatsGroup_STATS_GROUP_CPU_TOTAL), func(r *pb.CollectResponse) {
 		for _, st := range r.Stats {
 			if st.Name == "cpu.time" {
 				nanoseconds = st.GetUllong()
@@ -162,7 +187,7 @@ func (d *Domain) CPUTime(ctx context.Context) (uint64, error) {
 		}
 	})
 	if err != nil {
-		d.inv.cfg.Log.Debug("cpu time is not known", "guest", s.Name, "error", err)
+		log.Debug("cpu time is not known", "guest", guest.GetGuest().GetName(), "error", err)
 	}
-	return nanoseconds, nil
+	return nanoseconds
 }

@@ -55,6 +55,8 @@ type View struct {
 	Generation uint64
 	// Saved says that the next start goes on from the state that is in the managed file.
 	Saved bool
+	// Snapshots says that there are snapshots of it.
+	Snapshots bool
 	// PID is the guest's process on this machine, or 0.
 	PID int32
 }
@@ -112,6 +114,6 @@ func (f ListFlags) Match(v *View) bool {
 		group(ListRunning|ListPaused|ListShutOff|ListOther, state) &&
 		group(ListManagedSave|ListNoManagedSave, pick(v.Saved, ListManagedSave, ListNoManagedSave)) &&
 		group(ListAutostart|ListNoAutostart, pick(v.Autostart, ListAutostart, ListNoAutostart)) &&
-		group(ListHasSnapshot|ListNoSnapshot, ListNoSnapshot) &&
+		group(ListHasSnapshot|ListNoSnapshot, pick(v.Snapshots, ListHasSnapshot, ListNoSnapshot)) &&
 		group(ListHasCheckpoint|ListNoCheckpoint, ListNoCheckpoint)
 }

@@ -52,8 +52,12 @@ type fakeDriver struct {
 	starting chan struct{}
 }
 
-func (f *fakeDriver) Probe(context.Context, *pb.ProbeRequest) (*pb.ProbeResponse, error) {
-	return &pb.ProbeResponse{Version: 7002000, CapabilitiesXml: "<capabilities/>"}, nil
+func (f *fakeDriver) Probe(_ context.Context, req *pb.ProbeRequest) (*pb.ProbeResponse, error) {
+	rsp := &pb.ProbeResponse{Version: 7002000, CapabilitiesXml: "<capabilities/>"}
+	if req.Connection == "host" {
+		rsp.Node = &pb.Node{Model: "x86_64", Hostname: mirrorHost, Cpus: 12}
+	}
+	return rsp, nil
 }
 
 func (f *fakeDriver) Validate(_ context.Context, req *pb.ValidateRequest) (*pb.ValidateResponse, error) {
@@ -129,6 +133,7 @@ type bench struct {
 	domains *domain.Inventory
 	bus     *event.Bus
 	shelf   *pooltest.Shelf
+	mirror  *fakeMirror
 	// folder is what guests' disks on this machine lie in: the one pool.
 	folder     string
 	path, ro   string
@@ -163,7 +168,7 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.shelf = pooltest.New()
+	b.shelf, b.mirror = pooltest.New(), newFakeMirror()
 	secrets, err := secret.Open(cat, b.bus, secret.KeySource{File: filepath.Join(t.TempDir(), "key")})
 	if err != nil {
 		t.Fatal(err)
@@ -178,12 +183,17 @@ func newBenchFor(t testing.TB, limits Limits, policy Policy) *bench {
 	router := connection.NewRouter()
 	host := node.New(node.Options{})
 	router.Add(connection.New(connection.Config{
-		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+		Scheme: "test", Path: "default", Type: "Test", ErrorDomain: verr.FromTest, Domains: connection.Kept(b.domains), Plugin: conn, Host: host,
 	}))
 	router.Add(connection.New(connection.Config{
-		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: b.domains, Plugin: conn, Host: host,
+		Scheme: "local", Path: "system", Type: "Test", ErrorDomain: verr.FromTest, Domains: connection.Kept(b.domains), Plugin: conn, Host: host,
 		Pools: pools, Secrets: secrets,
 	}))
+	far := connection.New(connection.Config{
+		Scheme: "mirror", Path: "host", Type: "ESX", ErrorDomain: verr.FromESX, Domains: b.mirror, Plugin: conn, Host: host,
+	})
+	far.Networks, far.Interfaces = fakeNetworks{b.mirror}, fakeInterfaces{b.mirror}
+	router.Add(far)
 	b.server = New(Config{Router: router, Events: b.bus, Node: host, Limits: limits, Policy: policy})
 	b.listen()
 	return b

@@ -6,7 +6,7 @@ import (
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
-	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -39,12 +39,16 @@ func domainDefineXMLFlags(ctx context.Context, s *session, args *libvirt.DomainD
 }
 
 func domainCreateXML(ctx context.Context, s *session, args *libvirt.DomainCreateXMLArgs) (*libvirt.DomainCreateXMLRet, error) {
-	d, err := s.connection().Domains.Create(ctx, args.XMLDesc, uint32(args.Flags))
+	creator, err := domainsThat[connection.Creator](s)
+	if err != nil {
+		return nil, err
+	}
+	d, err := creator.Create(ctx, args.XMLDesc, uint32(args.Flags))
 	return reply(d, err, func(dom libvirt.Domain) *libvirt.DomainCreateXMLRet { return &libvirt.DomainCreateXMLRet{Dom: dom} })
 }
 
 func domainCreate(ctx context.Context, s *session, args *libvirt.DomainCreateArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Start(ctx, 0) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Start(ctx, 0) })
 }
 
 func domainCreateWithFlags(ctx context.Context, s *session, args *libvirt.DomainCreateWithFlagsArgs) (*libvirt.DomainCreateWithFlagsRet, error) {
@@ -58,27 +62,27 @@ func domainCreateWithFlags(ctx context.Context, s *session, args *libvirt.Domain
 }
 
 func domainDestroy(ctx context.Context, s *session, args *libvirt.DomainDestroyArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Destroy(ctx, 0) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Destroy(ctx, 0) })
 }
 
 func domainDestroyFlags(ctx context.Context, s *session, args *libvirt.DomainDestroyFlagsArgs) error {
 	if err := checkFlags(uint32(args.Flags), destroyKnown, "virDomainDestroyFlags"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error {
 		return d.Destroy(ctx, uint32(args.Flags))
 	})
 }
 
 func domainShutdown(ctx context.Context, s *session, args *libvirt.DomainShutdownArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Shutdown(ctx, 0) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Shutdown(ctx, 0) })
 }
 
 func domainShutdownFlags(ctx context.Context, s *session, args *libvirt.DomainShutdownFlagsArgs) error {
 	if err := checkFlags(uint32(args.Flags), shutdownKnown, "virDomainShutdownFlags"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error {
 		return d.Shutdown(ctx, uint32(args.Flags))
 	})
 }
@@ -87,7 +91,7 @@ func domainReboot(ctx context.Context, s *session, args *libvirt.DomainRebootArg
 	if err := checkFlags(uint32(args.Flags), shutdownKnown, "virDomainReboot"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error {
 		return d.Reboot(ctx, uint32(args.Flags))
 	})
 }
@@ -96,22 +100,22 @@ func domainReset(ctx context.Context, s *session, args *libvirt.DomainResetArgs)
 	if err := checkFlags(args.Flags, 0, "virDomainReset"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Reset(ctx) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Reset(ctx) })
 }
 
 func domainSuspend(ctx context.Context, s *session, args *libvirt.DomainSuspendArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Suspend(ctx) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Suspend(ctx) })
 }
 
 func domainResume(ctx context.Context, s *session, args *libvirt.DomainResumeArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Resume(ctx) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Resume(ctx) })
 }
 
 func domainInjectNMI(ctx context.Context, s *session, args *libvirt.DomainInjectNmiArgs) error {
 	if err := checkFlags(args.Flags, 0, "virDomainInjectNMI"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.InjectNMI(ctx) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Keyboard) error { return d.InjectNMI(ctx) })
 }
 
 func domainSendKey(ctx context.Context, s *session, args *libvirt.DomainSendKeyArgs) error {
@@ -121,26 +125,26 @@ func domainSendKey(ctx context.Context, s *session, args *libvirt.DomainSendKeyA
 	if n := len(args.Keycodes); n == 0 || n > maxKeys {
 		return verr.New(verr.InvalidArg, "%d key codes, from 1 to %d are allowed", n, maxKeys)
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Keyboard) error {
 		return d.SendKey(ctx, args.Codeset, args.Holdtime, args.Keycodes)
 	})
 }
 
 func domainUndefine(ctx context.Context, s *session, args *libvirt.DomainUndefineArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Undefine(ctx, 0) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error { return d.Undefine(ctx, 0) })
 }
 
 func domainUndefineFlags(ctx context.Context, s *session, args *libvirt.DomainUndefineFlagsArgs) error {
 	if err := checkFlags(uint32(args.Flags), undefineKnown, "virDomainUndefineFlags"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error {
 		return d.Undefine(ctx, uint32(args.Flags))
 	})
 }
 
 func domainSetAutostart(ctx context.Context, s *session, args *libvirt.DomainSetAutostartArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Domain) error {
 		return d.SetAutostart(ctx, args.Autostart != 0)
 	})
 }
@@ -149,7 +153,7 @@ func domainRename(ctx context.Context, s *session, args *libvirt.DomainRenameArg
 	if err := checkFlags(args.Flags, 0, "virDomainRename"); err != nil {
 		return nil, err
 	}
-	return &libvirt.DomainRenameRet{}, s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return &libvirt.DomainRenameRet{}, onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Editor) error {
 		return d.Rename(ctx, optional(args.NewName))
 	})
 }
@@ -159,7 +163,7 @@ func domainSetMetadata(ctx context.Context, s *session, args *libvirt.DomainSetM
 	if len(args.Metadata) > 0 {
 		text = &args.Metadata[0]
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Editor) error {
 		return d.SetMetadata(ctx, args.Type, text, optional(args.Key), optional(args.Uri), uint32(args.Flags))
 	})
 }
@@ -179,7 +183,7 @@ func domainOpenChannel(ctx context.Context, s *session, args *libvirt.DomainOpen
 }
 
 func openDevice(ctx context.Context, s *session, ref libvirt.Domain, name libvirt.OptString, channel bool, flags uint32) (io.ReadWriteCloser, *void, error) {
-	d, err := s.domain(ref)
+	d, err := able[connection.Console](s, ref)
 	if err != nil {
 		return nil, nil, err
 	}

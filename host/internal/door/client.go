@@ -62,6 +62,9 @@ func (c *client) serve(ctx context.Context) {
 	c.streams.close()
 	c.calls.wait()
 	c.session.events.close()
+	if conn := c.session.conn.Load(); conn != nil {
+		conn.Leave()
+	}
 	_ = c.conn.Close()
 	c.r.Close()
 }
@@ -129,6 +132,11 @@ func (c *client) call(ctx context.Context, f rpc.Frame) (more bool, err error) {
 	buf := c.server.buffers.Get().(*[]byte)
 	defer c.server.buffers.Put(buf)
 	b, err := c.guard(p, func() ([]byte, error) { return act(ctx, c.session, (*buf)[:0]) })
+	if then, ok := errors.AsType[*waits](err); ok {
+		h := f.Header
+		c.calls.submit(len(f.Payload), func() { c.runWaiting(ctx, h, p, then.act) })
+		return true, nil
+	}
 	if err != nil {
 		return true, c.fail(f.Header, err, c.session.errorDomain(p))
 	}

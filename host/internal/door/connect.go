@@ -5,6 +5,7 @@ import (
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -19,6 +20,7 @@ const (
 
 // Features that clients ask for, virDrvFeature.
 const (
+	featureMigrationV1      = 1
 	featureTypedParamString = 9
 	featureKeepalive        = 10
 	featureXMLMigratable    = 11
@@ -27,13 +29,15 @@ const (
 	featureNetworkOrder     = 16
 )
 
-// features say who has what: always is answered before OPEN too, drivers are the types that have it. Descriptor passing (8) and
-// migration (1, 3 to 7, 12, 13) are not there, so clients do not try them.
+// features say who has what: always is answered before OPEN too, drivers are the types that have it, and has asks the connection.
+// Descriptor passing (8) and migration of later versions (3 to 7, 12, 13) are not there, so clients do not try them.
 var features = map[int32]struct {
 	always  bool
 	drivers map[string]bool
+	has     func(*connection.Connection) bool
 }{
-	featureTypedParamString: {drivers: map[string]bool{"QEMU": true, "TEST": true, "Test": true, "LXC": true}},
+	featureMigrationV1:      {has: takesGuests},
+	featureTypedParamString: {drivers: map[string]bool{"QEMU": true, "TEST": true, "Test": true, "LXC": true, "ESX": true}},
 	featureKeepalive:        {always: true},
 	featureXMLMigratable:    {drivers: map[string]bool{"QEMU": true}},
 	featureEventCallback:    {always: true},
@@ -58,6 +62,7 @@ func connectOpen(s *session, args *libvirt.ConnectOpenArgs) (*void, error) {
 	if args.Flags&openReadOnly != 0 {
 		s.readOnly.Store(true)
 	}
+	conn.Use()
 	s.conn.Store(conn)
 	return nil, nil
 }
@@ -76,7 +81,13 @@ func connectSupportsFeature(s *session, args *libvirt.ConnectSupportsFeatureArgs
 	if conn == nil {
 		return nil, errNotOpen
 	}
-	return &libvirt.ConnectSupportsFeatureRet{Supported: boolean(f.drivers[conn.Type])}, nil
+	return &libvirt.ConnectSupportsFeatureRet{Supported: boolean(f.drivers[conn.Type] || f.has != nil && f.has(conn))}, nil
+}
+
+// takesGuests reports whether guests can be migrated to a connection.
+func takesGuests(c *connection.Connection) bool {
+	_, ok := c.Domains.(connection.MigrationTarget)
+	return ok
 }
 
 func authList(*session, *void) (*libvirt.AuthListRet, error) {

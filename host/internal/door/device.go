@@ -5,7 +5,7 @@ import (
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
-	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/host/internal/connection"
 )
 
 // Flags of changes of devices: virDomainDeviceModifyFlags.
@@ -29,7 +29,7 @@ func attachDevice(ctx context.Context, s *session, dom libvirt.Domain, xml strin
 	if err := checkFlags(flags, impactKnown, attachFunction); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, dom, func(ctx context.Context, d *domain.Domain) error { return d.AttachDevice(ctx, xml, flags) })
+	return onDomain(ctx, s, dom, func(ctx context.Context, d connection.Devices) error { return d.AttachDevice(ctx, xml, flags) })
 }
 
 func domainDetachDevice(ctx context.Context, s *session, args *libvirt.DomainDetachDeviceArgs) error {
@@ -44,14 +44,14 @@ func detachDevice(ctx context.Context, s *session, dom libvirt.Domain, xml strin
 	if err := checkFlags(flags, impactKnown, detachFunction); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, dom, func(ctx context.Context, d *domain.Domain) error { return d.DetachDevice(ctx, xml, flags) })
+	return onDomain(ctx, s, dom, func(ctx context.Context, d connection.Devices) error { return d.DetachDevice(ctx, xml, flags) })
 }
 
 func domainDetachDeviceAlias(ctx context.Context, s *session, args *libvirt.DomainDetachDeviceAliasArgs) error {
 	if err := checkFlags(args.Flags, impactKnown, "virDomainDetachDeviceAlias"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Devices) error {
 		return d.DetachDeviceByAlias(ctx, args.Alias, args.Flags)
 	})
 }
@@ -60,7 +60,7 @@ func domainUpdateDeviceFlags(ctx context.Context, s *session, args *libvirt.Doma
 	if err := checkFlags(uint32(args.Flags), modifyKnown, "virDomainUpdateDeviceFlags"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Devices) error {
 		return d.UpdateDevice(ctx, args.XML, uint32(args.Flags))
 	})
 }

@@ -6,6 +6,7 @@ import (
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/sdk/domxml"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -25,7 +26,7 @@ func (s *session) figures(ctx context.Context, ref libvirt.Domain, groups pb.Sta
 	if !v.Active() {
 		return nil, v, errNotRunning
 	}
-	records, err := s.connection().Domains.Stats(ctx, []*domain.Domain{d}, uint32(groups))
+	records, err := s.connection().Domains.Stats(ctx, []connection.Domain{d}, uint32(groups))
 	if err != nil {
 		return nil, v, err
 	}
@@ -221,10 +222,10 @@ func domainGetBlockInfo(ctx context.Context, s *session, args *libvirt.DomainGet
 
 // imageInfo reads the sizes of a disk's image of a domain that does not run.
 func (s *session) imageInfo(ctx context.Context, ref libvirt.Domain, path string) (*libvirt.DomainGetBlockInfoRet, error) {
-	if s.connection().Pools == nil {
+	if s.connection().Secrets == nil { // not on this machine
 		return nil, errNotRunning
 	}
-	d, err := s.domain(ref)
+	d, err := able[connection.Devices](s, ref)
 	if err != nil {
 		return nil, err
 	}

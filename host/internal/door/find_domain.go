@@ -4,6 +4,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
 
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -20,7 +21,7 @@ func appendReference(b []byte, v *domain.View) []byte {
 }
 
 // found appends a domain that was looked up.
-func found(b []byte, d *domain.Domain, err error) ([]byte, error) {
+func found(b []byte, d connection.Domain, err error) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}

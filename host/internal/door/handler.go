@@ -27,6 +27,12 @@ type handler struct {
 	open func(payload []byte) (opening, error)
 }
 
+// waits is what an action that answers from memory returns when it has to wait this once: act is then what answers.
+type waits struct{ act action }
+
+// Error makes it an error. No client is told it.
+func (*waits) Error() string { return "the call has to wait" }
+
 // memory makes a handler of a function that answers from memory.
 func memory[A, R any](f func(s *session, args *A) (*R, error)) *handler {
 	return &handler{prepare: func(payload []byte) (action, error) {

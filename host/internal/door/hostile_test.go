@@ -47,7 +47,14 @@ func TestRandomPayloadsHurtNobody(t *testing.T) {
 	b := newBench(t, Limits{})
 	good := b.open(b.path)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	c := b.open(b.path)
+	for _, uri := range []string{here, "local:///system", mirrorURI} {
+		randomPayloads(rnd, b.openURI(b.path, uri))
+	}
+	good.must(procConnectGetType, &void{}, nil)
+}
+
+// randomPayloads calls every procedure with what is mostly no arguments of it.
+func randomPayloads(rnd *rand.Rand, c *raw) {
 	for proc := int32(1); proc < int32(len(remoteProcedures)); proc++ {
 		if proc == procConnectClose {
 			continue
@@ -61,7 +68,6 @@ func TestRandomPayloadsHurtNobody(t *testing.T) {
 		for f := c.recv(); f.Type != rpc.Reply; f = c.recv() {
 		}
 	}
-	good.must(procConnectGetType, &void{}, nil)
 }
 
 func TestAHalfClosedClientGetsItsAnswers(t *testing.T) {

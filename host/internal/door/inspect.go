@@ -2,10 +2,11 @@ package door
 
 import (
 	"context"
+	"errors"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
-	"github.com/lodgevirt/lodge/host/internal/domain"
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -35,6 +36,9 @@ func domainGetXMLDesc(s *session, args *libvirt.DomainGetXMLDescArgs, b []byte) 
 		return b, err
 	}
 	xml, err := d.XML(flags)
+	if errors.Is(err, connection.ErrUnread) {
+		return b, onceRead(d, func(s *session, b []byte) ([]byte, error) { return domainGetXMLDesc(s, args, b) })
+	}
 	if err != nil {
 		return b, err
 	}
@@ -42,6 +46,24 @@ func domainGetXMLDesc(s *session, args *libvirt.DomainGetXMLDescArgs, b []byte) 
 		return b, verr.New(verr.RPC, "definition of %d bytes is too large", len(xml)).In(verr.FromRPC)
 	}
 	return xdr.AppendString(b, xml), nil
+}
+
+// onceRead answers once a domain's definition has been read.
+func onceRead(d connection.Domain, answer func(*session, []byte) ([]byte, error)) error {
+	r, ok := d.(connection.Reader)
+	if !ok {
+		return verr.New(verr.Internal, "the definition of domain '%s' cannot be read", d.View().Name)
+	}
+	return &waits{func(ctx context.Context, s *session, b []byte) ([]byte, error) {
+		if err := r.Read(ctx); err != nil {
+			return b, err
+		}
+		b, err := answer(s, b)
+		if _, again := errors.AsType[*waits](err); again {
+			err = verr.New(verr.OperationFailed, "the definition of domain '%s' changes too fast to be read", d.View().Name)
+		}
+		return b, err
+	}}
 }
 
 func domainGetState(s *session, args *libvirt.DomainGetStateArgs, b []byte) ([]byte, error) {
@@ -158,13 +180,16 @@ func domainGetMessages(s *session, args *libvirt.DomainGetMessagesArgs) (*libvir
 	return &libvirt.DomainGetMessagesRet{}, err
 }
 
-func domainGetMetadata(s *session, args *libvirt.DomainGetMetadataArgs) (*libvirt.DomainGetMetadataRet, error) {
+func domainGetMetadata(s *session, args *libvirt.DomainGetMetadataArgs, b []byte) ([]byte, error) {
 	d, err := s.domain(args.Dom)
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	text, err := d.Metadata(args.Type, optional(args.Uri), uint32(args.Flags))
-	return &libvirt.DomainGetMetadataRet{Metadata: text}, err
+	if errors.Is(err, connection.ErrUnread) {
+		return b, onceRead(d, func(s *session, b []byte) ([]byte, error) { return domainGetMetadata(s, args, b) })
+	}
+	return encode(b, &libvirt.DomainGetMetadataRet{Metadata: text}, err)
 }
 
 // exists fails for a domain that is not there; it serves queries whose answer is the same for every other one.
@@ -173,28 +198,12 @@ func exists(s *session, ref libvirt.Domain) error {
 	return err
 }
 
-func domainSnapshotNum(s *session, args *libvirt.DomainSnapshotNumArgs) (*libvirt.DomainSnapshotNumRet, error) {
-	return &libvirt.DomainSnapshotNumRet{}, exists(s, args.Dom)
-}
-
-func domainSnapshotListNames(s *session, args *libvirt.DomainSnapshotListNamesArgs) (*libvirt.DomainSnapshotListNamesRet, error) {
-	return &libvirt.DomainSnapshotListNamesRet{}, exists(s, args.Dom)
-}
-
-func domainListAllSnapshots(s *session, args *libvirt.DomainListAllSnapshotsArgs) (*libvirt.DomainListAllSnapshotsRet, error) {
-	return &libvirt.DomainListAllSnapshotsRet{}, exists(s, args.Dom)
-}
-
-func domainHasCurrentSnapshot(s *session, args *libvirt.DomainHasCurrentSnapshotArgs) (*libvirt.DomainHasCurrentSnapshotRet, error) {
-	return &libvirt.DomainHasCurrentSnapshotRet{}, exists(s, args.Dom)
-}
-
 func domainListAllCheckpoints(s *session, args *libvirt.DomainListAllCheckpointsArgs) (*libvirt.DomainListAllCheckpointsRet, error) {
 	return &libvirt.DomainListAllCheckpointsRet{}, exists(s, args.Dom)
 }
 
 // reply names a domain that a call has made or started.
-func reply[R any](d *domain.Domain, err error, wrap func(libvirt.Domain) *R) (*R, error) {
+func reply[R any](d connection.Domain, err error, wrap func(libvirt.Domain) *R) (*R, error) {
 	if err != nil {
 		return nil, err
 	}

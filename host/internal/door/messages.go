@@ -114,6 +114,8 @@ func translate(ev event.Event) (objectKind, []translated) {
 		return aboutPool, poolEvent(ev)
 	case ev.Secret != nil:
 		return aboutSecret, secretEvent(ev)
+	case ev.Network != nil:
+		return aboutNetwork, networkEvent(ev)
 	}
 	return aboutDomain, domainEvent(ev)
 }

@@ -6,6 +6,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 
 	"github.com/lodgevirt/lodge/host/internal/node"
+	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -28,13 +29,47 @@ var _ Node = (*node.Host)(nil)
 // maxCells is how many NUMA cells one reply has at most.
 const maxCells = 1024
 
-func connectGetHostname(s *session, _ *void) (*libvirt.ConnectGetHostnameRet, error) {
+// elsewhere describes the machine that runs the connection's guests if that is another one, and is nil for this one. Only a connection
+// whose guests have their disks elsewhere can have another one, and then its driver says its name.
+func (s *session) elsewhere(ctx context.Context) (*pb.Node, error) {
+	conn := s.connection()
+	if conn.Secrets != nil {
+		return nil, nil
+	}
+	n, err := conn.Node(ctx)
+	if err != nil || n.GetHostname() == "" {
+		return nil, err
+	}
+	own, err := s.server.cfg.Node.Hostname()
+	if err != nil || n.GetHostname() == own {
+		return nil, err
+	}
+	return n, nil
+}
+
+// isHere fails with NoSupport where the figures of this machine are not those of the connection's.
+func (s *session) isHere(ctx context.Context) error {
+	n, err := s.elsewhere(ctx)
+	if err == nil && n != nil {
+		err = verr.New(verr.NoSupport, "figures of the machine '%s'", n.Hostname)
+	}
+	return err
+}
+
+func connectGetHostname(ctx context.Context, s *session, _ *void) (*libvirt.ConnectGetHostnameRet, error) {
+	n, err := s.elsewhere(ctx)
+	if err != nil || n != nil {
+		return &libvirt.ConnectGetHostnameRet{Hostname: n.GetHostname()}, err
+	}
 	name, err := s.server.cfg.Node.Hostname()
 	return &libvirt.ConnectGetHostnameRet{Hostname: name}, err
 }
 
-func connectGetSysinfo(_ context.Context, s *session, args *libvirt.ConnectGetSysinfoArgs) (*libvirt.ConnectGetSysinfoRet, error) {
+func connectGetSysinfo(ctx context.Context, s *session, args *libvirt.ConnectGetSysinfoArgs) (*libvirt.ConnectGetSysinfoRet, error) {
 	if err := checkFlags(args.Flags, 0, "virConnectGetSysinfo"); err != nil {
+		return nil, err
+	}
+	if err := s.isHere(ctx); err != nil {
 		return nil, err
 	}
 	xml, err := s.server.cfg.Node.SysinfoXML()
@@ -70,8 +105,11 @@ func chars(s string) []int8 {
 	return out
 }
 
-func nodeGetCPUStats(_ context.Context, s *session, args *libvirt.NodeGetCPUStatsArgs) (*libvirt.NodeGetCPUStatsRet, error) {
+func nodeGetCPUStats(ctx context.Context, s *session, args *libvirt.NodeGetCPUStatsArgs) (*libvirt.NodeGetCPUStatsRet, error) {
 	if err := checkFlags(args.Flags, 0, "virNodeGetCPUStats"); err != nil {
+		return nil, err
+	}
+	if err := s.isHere(ctx); err != nil {
 		return nil, err
 	}
 	stats, err := s.server.cfg.Node.CPUStats(int(args.CPUNum))
@@ -85,8 +123,11 @@ func nodeGetCPUStats(_ context.Context, s *session, args *libvirt.NodeGetCPUStat
 	return ret, nil
 }
 
-func nodeGetMemoryStats(_ context.Context, s *session, args *libvirt.NodeGetMemoryStatsArgs) (*libvirt.NodeGetMemoryStatsRet, error) {
+func nodeGetMemoryStats(ctx context.Context, s *session, args *libvirt.NodeGetMemoryStatsArgs) (*libvirt.NodeGetMemoryStatsRet, error) {
 	if err := checkFlags(args.Flags, 0, "virNodeGetMemoryStats"); err != nil {
+		return nil, err
+	}
+	if err := s.isHere(ctx); err != nil {
 		return nil, err
 	}
 	stats, err := s.server.cfg.Node.MemoryStats(int(args.CellNum))
@@ -133,8 +174,11 @@ func nodeGetFreeMemory(ctx context.Context, s *session, _ *void) (*libvirt.NodeG
 	return ret, err
 }
 
-func nodeGetCPUMap(_ context.Context, s *session, args *libvirt.NodeGetCPUMapArgs) (*libvirt.NodeGetCPUMapRet, error) {
+func nodeGetCPUMap(ctx context.Context, s *session, args *libvirt.NodeGetCPUMapArgs) (*libvirt.NodeGetCPUMapRet, error) {
 	if err := checkFlags(args.Flags, 0, "virNodeGetCPUMap"); err != nil {
+		return nil, err
+	}
+	if err := s.isHere(ctx); err != nil {
 		return nil, err
 	}
 	m, err := s.server.cfg.Node.CPUMap()

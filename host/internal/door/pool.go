@@ -7,13 +7,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/pool"
-	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 const (
-	// maxPools and maxVolumes are how many of them one list has at most; libvirt's clients refuse more.
-	maxPools   = 16384
-	maxVolumes = 16384
+	// maxVolumes is how many volumes one list has at most; libvirt's clients refuse more.
+	maxVolumes = maxObjects
 	// poolCreateKnown are the bits of virStoragePoolCreateFlags.
 	poolCreateKnown = 7
 )
@@ -33,30 +31,25 @@ const (
 	// poolTypes are the bits of all types of pools; those below are the other ones.
 	poolTypes     = poolListKnown &^ (libvirt.ConnectListStoragePoolsDir - 1)
 	poolListKnown = libvirt.ConnectListStoragePoolsIscsiDirect<<1 - 1
+	poolActive    = uint32(libvirt.ConnectListStoragePoolsActive)
+	poolInactive  = uint32(libvirt.ConnectListStoragePoolsInactive)
 )
 
-// poolsThat returns the pools that pass the flags of a list.
-func poolsThat(s *session, flags libvirt.ConnectListAllStoragePoolsFlags) ([]pool.View, error) {
-	var views []pool.View
-	for _, p := range s.connection().Pools.All() {
-		v := p.View()
-		is := func(yes bool, if_, else_ libvirt.ConnectListAllStoragePoolsFlags) bool {
-			if flags&(if_|else_) == 0 {
-				return true
-			}
-			return yes && flags&if_ != 0 || !yes && flags&else_ != 0
-		}
-		if is(v.Active(), libvirt.ConnectListStoragePoolsActive, libvirt.ConnectListStoragePoolsInactive) &&
-			is(v.Persistent, libvirt.ConnectListStoragePoolsPersistent, libvirt.ConnectListStoragePoolsTransient) &&
-			is(v.Autostart, libvirt.ConnectListStoragePoolsAutostart, libvirt.ConnectListStoragePoolsNoAutostart) &&
-			(flags&poolTypes == 0 || flags&poolTypeFlags[v.Type] != 0) {
-			views = append(views, v)
-		}
-	}
-	if len(views) > maxPools {
-		return nil, verr.New(verr.RPC, "too many storage pools %d for limit %d", len(views), maxPools)
-	}
-	return views, nil
+// poolLists are the lists of storage pools.
+var poolLists = family[pool.View, libvirt.StoragePool]{
+	plural: "storage pools", function: "virConnectListAllStoragePools", known: uint32(poolListKnown),
+	all: func(s *session) []pool.View {
+		return each(s.connection().Pools.All(), func(p **pool.Pool) pool.View { return (*p).View() })
+	},
+	passes: func(v *pool.View, flags uint32) bool {
+		f := libvirt.ConnectListAllStoragePoolsFlags(flags)
+		return picks(flags, v.Active(), poolActive, poolInactive) &&
+			picks(f, v.Persistent, libvirt.ConnectListStoragePoolsPersistent, libvirt.ConnectListStoragePoolsTransient) &&
+			picks(f, v.Autostart, libvirt.ConnectListStoragePoolsAutostart, libvirt.ConnectListStoragePoolsNoAutostart) &&
+			(f&poolTypes == 0 || f&poolTypeFlags[v.Type] != 0)
+	},
+	name:      func(v *pool.View) string { return v.Name },
+	reference: func(v *pool.View) libvirt.StoragePool { return poolReference(*v) },
 }
 
 func poolReference(v pool.View) libvirt.StoragePool {
@@ -66,59 +59,6 @@ func poolReference(v pool.View) libvirt.StoragePool {
 // pool finds the pool that a client means, which is by UUID.
 func (s *session) pool(ref libvirt.StoragePool) (*pool.Pool, error) {
 	return s.connection().Pools.ByUUID(uuid.UUID(ref.UUID))
-}
-
-func connectListAllStoragePools(s *session, args *libvirt.ConnectListAllStoragePoolsArgs) (*libvirt.ConnectListAllStoragePoolsRet, error) {
-	if err := checkFlags(uint32(args.Flags), uint32(poolListKnown), "virConnectListAllStoragePools"); err != nil {
-		return nil, err
-	}
-	pools, err := poolsThat(s, args.Flags)
-	if err != nil {
-		return nil, err
-	}
-	ret := &libvirt.ConnectListAllStoragePoolsRet{Ret: uint32(len(pools))}
-	if args.NeedResults != 0 {
-		for _, v := range pools {
-			ret.Pools = append(ret.Pools, poolReference(v))
-		}
-	}
-	return ret, nil
-}
-
-func connectNumOfStoragePools(s *session, _ *void) (*libvirt.ConnectNumOfStoragePoolsRet, error) {
-	pools, err := poolsThat(s, libvirt.ConnectListStoragePoolsActive)
-	return &libvirt.ConnectNumOfStoragePoolsRet{Num: int32(len(pools))}, err
-}
-
-func connectNumOfDefinedStoragePools(s *session, _ *void) (*libvirt.ConnectNumOfDefinedStoragePoolsRet, error) {
-	pools, err := poolsThat(s, libvirt.ConnectListStoragePoolsInactive)
-	return &libvirt.ConnectNumOfDefinedStoragePoolsRet{Num: int32(len(pools))}, err
-}
-
-// poolNames are the names of at most so many pools.
-func poolNames(s *session, flags libvirt.ConnectListAllStoragePoolsFlags, limit int32) ([]string, error) {
-	if err := room(limit, "names"); err != nil {
-		return nil, err
-	}
-	pools, err := poolsThat(s, flags)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, v := range firstOf(pools, limit) {
-		names = append(names, v.Name)
-	}
-	return names, nil
-}
-
-func connectListStoragePools(s *session, args *libvirt.ConnectListStoragePoolsArgs) (*libvirt.ConnectListStoragePoolsRet, error) {
-	names, err := poolNames(s, libvirt.ConnectListStoragePoolsActive, args.Maxnames)
-	return &libvirt.ConnectListStoragePoolsRet{Names: names}, err
-}
-
-func connectListDefinedStoragePools(s *session, args *libvirt.ConnectListDefinedStoragePoolsArgs) (*libvirt.ConnectListDefinedStoragePoolsRet, error) {
-	names, err := poolNames(s, libvirt.ConnectListStoragePoolsInactive, args.Maxnames)
-	return &libvirt.ConnectListDefinedStoragePoolsRet{Names: names}, err
 }
 
 func storagePoolLookupByName(s *session, args *libvirt.StoragePoolLookupByNameArgs) (*libvirt.StoragePoolLookupByNameRet, error) {
@@ -237,7 +177,7 @@ func storagePoolGetAutostart(s *session, args *libvirt.StoragePoolGetAutostartAr
 	if err != nil {
 		return nil, err
 	}
-	return &libvirt.StoragePoolGetAutostartRet{Autostart: number(p.View().Autostart)}, nil
+	return &libvirt.StoragePoolGetAutostartRet{Autostart: boolean(p.View().Autostart)}, nil
 }
 
 func storagePoolIsActive(s *session, args *libvirt.StoragePoolIsActiveArgs) (*libvirt.StoragePoolIsActiveRet, error) {
@@ -246,7 +186,7 @@ func storagePoolIsActive(s *session, args *libvirt.StoragePoolIsActiveArgs) (*li
 		return nil, err
 	}
 	v := p.View()
-	return &libvirt.StoragePoolIsActiveRet{Active: number(v.Active())}, nil
+	return &libvirt.StoragePoolIsActiveRet{Active: boolean(v.Active())}, nil
 }
 
 func storagePoolIsPersistent(s *session, args *libvirt.StoragePoolIsPersistentArgs) (*libvirt.StoragePoolIsPersistentRet, error) {
@@ -254,15 +194,7 @@ func storagePoolIsPersistent(s *session, args *libvirt.StoragePoolIsPersistentAr
 	if err != nil {
 		return nil, err
 	}
-	return &libvirt.StoragePoolIsPersistentRet{Persistent: number(p.View().Persistent)}, nil
-}
-
-// number is libvirt's 1 or 0.
-func number(yes bool) int32 {
-	if yes {
-		return 1
-	}
-	return 0
+	return &libvirt.StoragePoolIsPersistentRet{Persistent: boolean(p.View().Persistent)}, nil
 }
 
 func connectFindStoragePoolSources(ctx context.Context, s *session, args *libvirt.ConnectFindStoragePoolSourcesArgs) (*libvirt.ConnectFindStoragePoolSourcesRet, error) {

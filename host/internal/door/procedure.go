@@ -17,7 +17,7 @@ const (
 )
 
 // flag says how a procedure may be called.
-type flag uint8
+type flag uint16
 
 const (
 	// changes: refused over read-only connections.
@@ -31,8 +31,11 @@ const (
 	early
 	// goodbye: the connection ends after the reply.
 	goodbye
-	// local: served only where guests' disks are on this machine, and so its storage pools and secrets theirs.
-	local
+	// pools, secrets, networks and interfaces: served only where the connection has them.
+	pools
+	secrets
+	networks
+	interfaces
 	// message: an event's number, which only the server sends.
 	message
 	// long: takes as long as storage or a guest's memory makes it take, until somebody cancels the job.

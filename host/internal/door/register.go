@@ -25,7 +25,7 @@ func object(id libvirt.UUID) *uuid.UUID {
 }
 
 func poolEventRegisterAny(s *session, args *libvirt.ConnectStoragePoolEventRegisterAnyArgs) (*libvirt.ConnectStoragePoolEventRegisterAnyRet, error) {
-	cb := callback{kind: aboutPool, eventID: args.EventID}
+	cb := callback{kind: aboutPool, uri: s.connection().Pools.URI(), eventID: args.EventID}
 	if len(args.Pool) > 0 {
 		cb.object = object(args.Pool[0].UUID)
 	}
@@ -48,6 +48,19 @@ func secretEventRegisterAny(s *session, args *libvirt.ConnectSecretEventRegister
 
 func secretEventDeregisterAny(s *session, args *libvirt.ConnectSecretEventDeregisterAnyArgs) (*void, error) {
 	return nil, s.events.deregister(aboutSecret, args.CallbackID)
+}
+
+func networkEventRegisterAny(s *session, args *libvirt.ConnectNetworkEventRegisterAnyArgs) (*libvirt.ConnectNetworkEventRegisterAnyRet, error) {
+	cb := callback{kind: aboutNetwork, uri: s.connection().URI, eventID: args.EventID}
+	if len(args.Net) > 0 {
+		cb.object = object(args.Net[0].UUID)
+	}
+	id, err := s.events.register(cb)
+	return &libvirt.ConnectNetworkEventRegisterAnyRet{CallbackID: id}, err
+}
+
+func networkEventDeregisterAny(s *session, args *libvirt.ConnectNetworkEventDeregisterAnyArgs) (*void, error) {
+	return nil, s.events.deregister(aboutNetwork, args.CallbackID)
 }
 
 func domainEventRegister(s *session, _ *void) (*libvirt.ConnectDomainEventRegisterRet, error) {

@@ -5,6 +5,7 @@ import (
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -29,14 +30,14 @@ const (
 )
 
 func domainSave(ctx context.Context, s *session, args *libvirt.DomainSaveArgs) error {
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.Save(ctx, args.To, "", 0) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error { return d.Save(ctx, args.To, "", 0) })
 }
 
 func domainSaveFlags(ctx context.Context, s *session, args *libvirt.DomainSaveFlagsArgs) error {
 	if err := checkFlags(args.Flags, saveKnown, "virDomainSaveFlags"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error {
 		return d.Save(ctx, args.To, optional(args.Dxml), args.Flags)
 	})
 }
@@ -50,7 +51,7 @@ func domainSaveParams(ctx context.Context, s *session, args *libvirt.DomainSaveP
 	if err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error {
 		if p.file == "" {
 			return d.ManagedSave(ctx, p.xml, args.Flags)
 		}
@@ -84,14 +85,14 @@ func saveParams(params []libvirt.TypedParam) (saveParameters, error) {
 }
 
 func domainRestore(ctx context.Context, s *session, args *libvirt.DomainRestoreArgs) error {
-	return s.connection().Domains.Restore(ctx, args.From, "", 0)
+	return s.restore(ctx, args.From, "", 0)
 }
 
 func domainRestoreFlags(ctx context.Context, s *session, args *libvirt.DomainRestoreFlagsArgs) error {
 	if err := checkFlags(args.Flags, saveKnown, "virDomainRestoreFlags"); err != nil {
 		return err
 	}
-	return s.connection().Domains.Restore(ctx, args.From, optional(args.Dxml), args.Flags)
+	return s.restore(ctx, args.From, optional(args.Dxml), args.Flags)
 }
 
 func domainRestoreParams(ctx context.Context, s *session, args *libvirt.DomainRestoreParamsArgs) error {
@@ -105,14 +106,22 @@ func domainRestoreParams(ctx context.Context, s *session, args *libvirt.DomainRe
 	if p.file == "" {
 		return verr.New(verr.InvalidArg, "missing path to restore from")
 	}
-	return s.connection().Domains.Restore(ctx, p.file, p.xml, args.Flags)
+	return s.restore(ctx, p.file, p.xml, args.Flags)
+}
+
+func (s *session) restore(ctx context.Context, path, xml string, flags uint32) error {
+	images, err := domainsThat[connection.Images](s)
+	if err != nil {
+		return err
+	}
+	return images.Restore(ctx, path, xml, flags)
 }
 
 func domainManagedSave(ctx context.Context, s *session, args *libvirt.DomainManagedSaveArgs) error {
 	if err := checkFlags(args.Flags, saveKnown, "virDomainManagedSave"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.ManagedSave(ctx, "", args.Flags) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error { return d.ManagedSave(ctx, "", args.Flags) })
 }
 
 func domainHasManagedSaveImage(s *session, args *libvirt.DomainHasManagedSaveImageArgs) (*libvirt.DomainHasManagedSaveImageRet, error) {
@@ -127,7 +136,7 @@ func domainManagedSaveRemove(ctx context.Context, s *session, args *libvirt.Doma
 	if err := checkFlags(args.Flags, 0, "virDomainManagedSaveRemove"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error { return d.RemoveManagedSave(ctx) })
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error { return d.RemoveManagedSave(ctx) })
 }
 
 func domainManagedSaveGetXMLDesc(
@@ -141,7 +150,7 @@ func domainManagedSaveGetXMLDesc(
 	if err := s.allow(flags, imageSecure, what); err != nil {
 		return nil, err
 	}
-	d, err := s.domain(args.Dom)
+	d, err := able[connection.Saver](s, args.Dom)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +162,7 @@ func domainManagedSaveDefineXML(ctx context.Context, s *session, args *libvirt.D
 	if err := checkFlags(uint32(args.Flags), imageDefine, "virDomainManagedSaveDefineXML"); err != nil {
 		return err
 	}
-	return s.onDomain(ctx, args.Dom, func(ctx context.Context, d *domain.Domain) error {
+	return onDomain(ctx, s, args.Dom, func(ctx context.Context, d connection.Saver) error {
 		return d.DefineManagedSave(ctx, optional(args.Dxml), uint32(args.Flags))
 	})
 }
@@ -164,7 +173,11 @@ func domainSaveImageGetXMLDesc(
 	if err := checkFlags(args.Flags, imageKnown, "virDomainSaveImageGetXMLDesc"); err != nil {
 		return nil, err
 	}
-	xml, err := s.connection().Domains.ImageXML(args.File, args.Flags)
+	images, err := domainsThat[connection.Images](s)
+	if err != nil {
+		return nil, err
+	}
+	xml, err := images.ImageXML(args.File, args.Flags)
 	return &libvirt.DomainSaveImageGetXMLDescRet{XML: xml}, err
 }
 
@@ -172,12 +185,16 @@ func domainSaveImageDefineXML(ctx context.Context, s *session, args *libvirt.Dom
 	if err := checkFlags(args.Flags, imageDefine, "virDomainSaveImageDefineXML"); err != nil {
 		return err
 	}
-	return s.connection().Domains.DefineImage(ctx, args.File, args.Dxml, args.Flags)
+	images, err := domainsThat[connection.Images](s)
+	if err != nil {
+		return err
+	}
+	return images.DefineImage(ctx, args.File, args.Dxml, args.Flags)
 }
 
 // domainAbortJob waits for nothing, so that it never stands behind the job that it is to end.
 func domainAbortJob(s *session, args *libvirt.DomainAbortJobArgs) (*void, error) {
-	d, err := s.domain(args.Dom)
+	d, err := able[connection.Saver](s, args.Dom)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +213,7 @@ func domainAbortJobFlags(s *session, args *libvirt.DomainAbortJobFlagsArgs) (*vo
 
 // jobOf finds the job that a client asks about.
 func jobOf(s *session, ref libvirt.Domain, flags uint32) (info domain.JobInfo, err error) {
-	d, err := s.domain(ref)
+	d, err := able[connection.Saver](s, ref)
 	switch {
 	case err != nil:
 		return info, err
@@ -204,7 +221,7 @@ func jobOf(s *session, ref libvirt.Domain, flags uint32) (info domain.JobInfo, e
 		return d.LastJob(flags&jobKeepComplete != 0), nil
 	}
 	info = d.JobInfo()
-	if info.Operation == 0 && !d.View().Active() {
+	if v, err := s.view(ref); err != nil || info.Operation == 0 && !v.Active() {
 		return info, errNotRunning
 	}
 	return info, nil

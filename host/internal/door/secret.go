@@ -5,66 +5,31 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lodgevirt/lodge/host/internal/secret"
-	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-// maxSecrets is how many secrets one list has at most.
-const maxSecrets = 16384
+// Flags of lists of secrets, virConnectListAllSecretsFlags.
+const (
+	secretEphemeral   = uint32(libvirt.ConnectListSecretsEphemeral)
+	secretNoEphemeral = uint32(libvirt.ConnectListSecretsNoEphemeral)
+	secretPrivate     = uint32(libvirt.ConnectListSecretsPrivate)
+	secretNoPrivate   = uint32(libvirt.ConnectListSecretsNoPrivate)
+)
 
-// secretListKnown are the bits of virConnectListAllSecretsFlags.
-const secretListKnown = libvirt.ConnectListSecretsEphemeral | libvirt.ConnectListSecretsNoEphemeral |
-	libvirt.ConnectListSecretsPrivate | libvirt.ConnectListSecretsNoPrivate
+// secretLists are the lists of secrets, whose names are their UUIDs.
+var secretLists = family[secret.Secret, libvirt.Secret]{
+	plural: "secrets", function: "virConnectListAllSecrets",
+	known: secretEphemeral | secretNoEphemeral | secretPrivate | secretNoPrivate,
+	all:   func(s *session) []secret.Secret { return s.connection().Secrets.All() },
+	passes: func(one *secret.Secret, flags uint32) bool {
+		return picks(flags, one.Ephemeral, secretEphemeral, secretNoEphemeral) &&
+			picks(flags, one.Private, secretPrivate, secretNoPrivate)
+	},
+	name:      func(one *secret.Secret) string { return one.UUID.String() },
+	reference: func(one *secret.Secret) libvirt.Secret { return secretReference(*one) },
+}
 
 func secretReference(s secret.Secret) libvirt.Secret {
 	return libvirt.Secret{UUID: libvirt.UUID(s.UUID), UsageType: int32(s.UsageType), UsageID: s.Usage}
-}
-
-// secretsThat returns the secrets that pass the flags of a list.
-func secretsThat(s *session, flags libvirt.ConnectListAllSecretsFlags) []secret.Secret {
-	all := s.connection().Secrets.All()
-	out := all[:0]
-	for _, one := range all {
-		is := func(yes bool, if_, else_ libvirt.ConnectListAllSecretsFlags) bool {
-			return flags&(if_|else_) == 0 || yes && flags&if_ != 0 || !yes && flags&else_ != 0
-		}
-		if is(one.Ephemeral, libvirt.ConnectListSecretsEphemeral, libvirt.ConnectListSecretsNoEphemeral) &&
-			is(one.Private, libvirt.ConnectListSecretsPrivate, libvirt.ConnectListSecretsNoPrivate) {
-			out = append(out, one)
-		}
-	}
-	return out
-}
-
-func connectNumOfSecrets(s *session, _ *void) (*libvirt.ConnectNumOfSecretsRet, error) {
-	return &libvirt.ConnectNumOfSecretsRet{Num: int32(len(secretsThat(s, 0)))}, nil
-}
-
-func connectListSecrets(s *session, args *libvirt.ConnectListSecretsArgs) (*libvirt.ConnectListSecretsRet, error) {
-	if err := room(args.Maxuuids, "secrets"); err != nil {
-		return nil, err
-	}
-	ret := &libvirt.ConnectListSecretsRet{}
-	for _, one := range firstOf(secretsThat(s, 0), args.Maxuuids) {
-		ret.Uuids = append(ret.Uuids, one.UUID.String())
-	}
-	return ret, nil
-}
-
-func connectListAllSecrets(s *session, args *libvirt.ConnectListAllSecretsArgs) (*libvirt.ConnectListAllSecretsRet, error) {
-	if err := checkFlags(uint32(args.Flags), uint32(secretListKnown), "virConnectListAllSecrets"); err != nil {
-		return nil, err
-	}
-	all := secretsThat(s, args.Flags)
-	if len(all) > maxSecrets {
-		return nil, verr.New(verr.RPC, "too many secrets %d for limit %d", len(all), maxSecrets)
-	}
-	ret := &libvirt.ConnectListAllSecretsRet{Ret: uint32(len(all))}
-	if args.NeedResults != 0 {
-		for _, one := range all {
-			ret.Secrets = append(ret.Secrets, secretReference(one))
-		}
-	}
-	return ret, nil
 }
 
 func secretLookupByUUID(s *session, args *libvirt.SecretLookupByUUIDArgs) (*libvirt.SecretLookupByUUIDRet, error) {

@@ -39,10 +39,25 @@ func (s *session) admit(p *procedure) error {
 		return errNotOpen
 	case p.flags&changes != 0 && s.readOnly.Load():
 		return denied(p.name)
-	case p.handler == nil, p.flags&local != 0 && s.connection().Pools == nil:
+	case p.handler == nil, !has(s.connection(), p.flags):
 		return verr.New(verr.NoSupport, "%s", p.name)
 	}
 	return nil
+}
+
+// has reports whether a connection has what procedures with some flags are about.
+func has(c *connection.Connection, needs flag) bool {
+	switch {
+	case needs&pools != 0:
+		return c.Pools != nil
+	case needs&secrets != 0:
+		return c.Secrets != nil
+	case needs&networks != 0:
+		return c.Networks != nil
+	case needs&interfaces != 0:
+		return c.Interfaces != nil
+	}
+	return true
 }
 
 // errNotOpen is what calls before OPEN get.
@@ -73,7 +88,7 @@ func (s *session) errorDomain(p *procedure) verr.Domain {
 func (s *session) connection() *connection.Connection { return s.conn.Load() }
 
 // domain finds the domain that a client means, which is by UUID.
-func (s *session) domain(ref libvirt.Domain) (*domain.Domain, error) {
+func (s *session) domain(ref libvirt.Domain) (connection.Domain, error) {
 	return s.connection().Domains.ByUUID(uuid.UUID(ref.UUID))
 }
 
@@ -86,13 +101,39 @@ func (s *session) view(ref libvirt.Domain) (domain.View, error) {
 	return d.View(), nil
 }
 
-// onDomain finds a domain and calls f with it.
-func (s *session) onDomain(ctx context.Context, ref libvirt.Domain, f func(context.Context, *domain.Domain) error) error {
+// able finds the domain that a client means as one that can do what T says, or fails with NoSupport.
+func able[T any](s *session, ref libvirt.Domain) (T, error) {
+	var can T
 	d, err := s.domain(ref)
+	if err != nil {
+		return can, err
+	}
+	can, ok := d.(T)
+	if !ok {
+		return can, errUnable
+	}
+	return can, nil
+}
+
+// errUnable is what a client gets who asks for what no domain of the connection can do.
+var errUnable = verr.New(verr.NoSupport, "the connection's driver cannot do that")
+
+// onDomain finds a domain that can do what T says, and calls f with it.
+func onDomain[T any](ctx context.Context, s *session, ref libvirt.Domain, f func(context.Context, T) error) error {
+	d, err := able[T](s, ref)
 	if err != nil {
 		return err
 	}
 	return f(ctx, d)
+}
+
+// domainsThat returns the connection's domains as those that can do what T says, or fails with NoSupport.
+func domainsThat[T any](s *session) (T, error) {
+	can, ok := s.connection().Domains.(T)
+	if !ok {
+		return can, errUnable
+	}
+	return can, nil
 }
 
 // reference names a domain to the client.
@@ -101,9 +142,17 @@ func reference(v domain.View) libvirt.Domain {
 }
 
 // checkFlags refuses flags that are not known.
-func checkFlags(flags, known uint32, what string) error {
+func checkFlags[F ~uint32 | ~uint64](flags, known F, what string) error {
 	if unknown := flags &^ known; unknown != 0 {
 		return verr.New(verr.InvalidArg, "unsupported flags (0x%x) in function %s", unknown, what)
+	}
+	return nil
+}
+
+// exclusive refuses two flags that are set together.
+func exclusive(flags, both uint32, what string) error {
+	if flags&both == both {
+		return verr.New(verr.InvalidArg, "flags 0x%x exclude each other in function %s", both, what)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
 
+	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
@@ -62,7 +63,7 @@ func domainStats(ctx context.Context, s *session, args *libvirt.ConnectGetAllDom
 }
 
 // statsDomains returns the domains that are named, or all, as far as they pass the filter.
-func statsDomains(s *session, args *libvirt.ConnectGetAllDomainStatsArgs) ([]*domain.Domain, error) {
+func statsDomains(s *session, args *libvirt.ConnectGetAllDomainStatsArgs) ([]connection.Domain, error) {
 	inv, filter := s.connection().Domains, domain.ListFlags(args.Flags&statsFilter)
 	if len(args.Doms) > maxDomains {
 		return nil, verr.New(verr.RPC, "too many domains %d for limit %d", len(args.Doms), maxDomains).In(verr.FromRPC)
@@ -70,7 +71,7 @@ func statsDomains(s *session, args *libvirt.ConnectGetAllDomainStatsArgs) ([]*do
 	if len(args.Doms) == 0 {
 		return inv.Select(filter), nil
 	}
-	domains := make([]*domain.Domain, 0, len(args.Doms))
+	domains := make([]connection.Domain, 0, len(args.Doms))
 	for _, ref := range args.Doms {
 		d, err := inv.ByUUID(uuid.UUID(ref.UUID))
 		if err != nil {

@@ -53,13 +53,14 @@ const (
 	aboutDomain objectKind = iota
 	aboutPool
 	aboutSecret
+	aboutNetwork
 )
 
 // eventKinds are the kinds of object, and how many kinds of events each has.
 var eventKinds = map[objectKind]struct {
 	name string
 	ids  int32
-}{aboutDomain: {"domain", domainEventIDs}, aboutPool: {"storage pool", 2}, aboutSecret: {"secret", 2}}
+}{aboutDomain: {"domain", domainEventIDs}, aboutPool: {"storage pool", 2}, aboutSecret: {"secret", 2}, aboutNetwork: {"network", 1}}
 
 func newSubscriptions(s *Server, w *rpc.Writer, disconnect func(error)) *subscriptions {
 	return &subscriptions{server: s, w: w, disconnect: disconnect, callbacks: map[int32]callback{}}

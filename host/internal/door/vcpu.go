@@ -3,6 +3,7 @@ package door
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
@@ -23,19 +24,35 @@ const (
 	vcpuCPUUnavailable = -2
 )
 
-// cpuMaps returns so many times the map of all CPUs of this machine, each cut or filled up to a length in bytes. No driver pins vCPUs.
-func (s *session) cpuMaps(count, length int32) ([]byte, error) {
+// maxCPUs is how many CPUs a machine has at most that a driver tells of.
+const maxCPUs = 16384
+
+// onlineCPUs are the CPUs of the connection's machine; of one that is not this one all are taken to be online.
+func (s *session) onlineCPUs(ctx context.Context) ([]bool, error) {
+	n, err := s.elsewhere(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case n != nil:
+		return slices.Repeat([]bool{true}, int(min(n.Cpus, maxCPUs))), nil
+	}
+	cpus, err := s.server.cfg.Node.CPUMap()
+	return cpus.Online, err
+}
+
+// cpuMaps returns so many times the map of all CPUs of the machine, each cut or filled up to a length in bytes. No driver pins vCPUs.
+func (s *session) cpuMaps(ctx context.Context, count, length int32) ([]byte, error) {
 	if count < 0 || length < 0 || count > maxVCPUInfos || int64(count)*int64(length) > maxCPUMaps {
 		return nil, verr.New(verr.RPC, "%d CPU maps of %d bytes are too many", count, length)
 	}
-	cpus, err := s.server.cfg.Node.CPUMap()
+	cpus, err := s.onlineCPUs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	maps := make([]byte, int(count)*int(length))
 	for n := range int(count) {
 		one := maps[n*int(length) : (n+1)*int(length)]
-		for cpu, on := range cpus.Online {
+		for cpu, on := range cpus {
 			if on && cpu/8 < len(one) {
 				one[cpu/8] |= 1 << (cpu % 8)
 			}
@@ -55,7 +72,7 @@ func domainGetVCPUs(ctx context.Context, s *session, args *libvirt.DomainGetVcpu
 	}
 	count := min(args.Maxinfo, int32(min(v.VCPUs, maxVCPUInfos)))
 	ret := &libvirt.DomainGetVcpusRet{}
-	if ret.Cpumaps, err = s.cpuMaps(count, args.Maplen); err != nil {
+	if ret.Cpumaps, err = s.cpuMaps(ctx, count, args.Maplen); err != nil {
 		return nil, err
 	}
 	for n := range count {
@@ -90,7 +107,7 @@ func (s *session) impact(ref libvirt.Domain, flags uint32, what string) error {
 	return nil
 }
 
-func domainGetVCPUPinInfo(_ context.Context, s *session, args *libvirt.DomainGetVcpuPinInfoArgs) (*libvirt.DomainGetVcpuPinInfoRet, error) {
+func domainGetVCPUPinInfo(ctx context.Context, s *session, args *libvirt.DomainGetVcpuPinInfoArgs) (*libvirt.DomainGetVcpuPinInfoRet, error) {
 	if err := s.impact(args.Dom, args.Flags, "virDomainGetVcpuPinInfo"); err != nil {
 		return nil, err
 	}
@@ -99,15 +116,15 @@ func domainGetVCPUPinInfo(_ context.Context, s *session, args *libvirt.DomainGet
 		return nil, err
 	}
 	count := min(args.Ncpumaps, int32(min(v.MaxVCPUs, maxVCPUInfos)))
-	maps, err := s.cpuMaps(count, args.Maplen)
+	maps, err := s.cpuMaps(ctx, count, args.Maplen)
 	return &libvirt.DomainGetVcpuPinInfoRet{Cpumaps: maps, Num: count}, err
 }
 
-func domainGetEmulatorPinInfo(_ context.Context, s *session, args *libvirt.DomainGetEmulatorPinInfoArgs) (*libvirt.DomainGetEmulatorPinInfoRet, error) {
+func domainGetEmulatorPinInfo(ctx context.Context, s *session, args *libvirt.DomainGetEmulatorPinInfoArgs) (*libvirt.DomainGetEmulatorPinInfoRet, error) {
 	if err := s.impact(args.Dom, uint32(args.Flags), "virDomainGetEmulatorPinInfo"); err != nil {
 		return nil, err
 	}
-	maps, err := s.cpuMaps(1, args.Maplen)
+	maps, err := s.cpuMaps(ctx, 1, args.Maplen)
 	return &libvirt.DomainGetEmulatorPinInfoRet{Cpumaps: maps, Ret: 1}, err
 }
 

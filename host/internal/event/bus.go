@@ -14,7 +14,7 @@ import (
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
-// Event is one thing that happened to an object: a domain, a storage pool or a secret.
+// Event is one thing that happened to an object: a domain, a storage pool, a secret or a virtual network.
 type Event struct {
 	// Seq is the event's number on this host.
 	Seq uint64
@@ -32,9 +32,11 @@ type Event struct {
 	Pool *Pool
 	// Secret is what happened to a secret; its Name is its usage.
 	Secret *Secret
+	// Network is what happened to a virtual network.
+	Network *Network
 }
 
-// Pool is an event of a storage pool, which belongs to no connection.
+// Pool is an event of a storage pool. One of this machine's pools belongs to no connection.
 type Pool struct {
 	// Refreshed says that its volumes were looked at; else Lifecycle counts.
 	Refreshed bool
@@ -50,4 +52,10 @@ type Secret struct {
 	Lifecycle int32
 	// UsageType is virSecretUsageType.
 	UsageType int32
+}
+
+// Network is an event of a virtual network.
+type Network struct {
+	// Lifecycle is virNetworkEventLifecycleType: 0 defined, 1 undefined, 2 started, 3 stopped.
+	Lifecycle int32
 }

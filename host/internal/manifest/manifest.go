@@ -245,6 +245,10 @@ func (m *Manifest) hypervisorRules() []rule {
 		},
 		{m.Type == "" || len(m.Type) > maxText, `type is missing or too long, it is libvirt's name, for example "QEMU"`},
 		{m.Inventory != InventoryCore && m.Inventory != InventoryDriver, `inventory must be "core" or "driver"`},
+		{
+			m.Inventory == InventoryDriver && (len(m.Connections) > 0 || m.Seeds || m.Disks != DisksElsewhere),
+			`a driver whose hypervisor keeps the inventory has disks = "elsewhere", no connections and no seeds`,
+		},
 		{m.Disks != DisksLocal && m.Disks != DisksElsewhere, `disks must be "local" or "elsewhere"`},
 		{m.ErrorDomain < 1 || m.ErrorDomain > maxDomain, "error_domain must be one of libvirt's, 1 to 72"},
 	}

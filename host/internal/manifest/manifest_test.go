@@ -168,6 +168,7 @@ func TestConfigIsCheckedAgainstTheKeysOfThePlugin(t *testing.T) {
 		{Name: "ports", Kind: basev1.ValueKind_VALUE_KIND_INTEGER},
 		{Name: "paths", Kind: basev1.ValueKind_VALUE_KIND_STRINGS},
 		{Name: "kvm", Kind: basev1.ValueKind_VALUE_KIND_BOOLEAN},
+		{Name: "hosts", Kind: basev1.ValueKind_VALUE_KIND_TABLES},
 	}
 	for _, c := range []struct {
 		name   string
@@ -185,6 +186,15 @@ func TestConfigIsCheckedAgainstTheKeysOfThePlugin(t *testing.T) {
 		{"a wrong kind", map[string]any{"ports": "1"}, `key "ports" must be an integer`, true},
 		{"a mixed array", map[string]any{"paths": []any{"a", int64(1)}}, "array of strings", true},
 		{"a table", map[string]any{"machine": map[string]any{}}, "must be a string", true},
+		{
+			"tables by name", map[string]any{"hosts": map[string]any{"lab": map[string]any{"address": "a", "verify": false}}},
+			`{"hosts":{"lab":{"address":"a","verify":false}}}`, false,
+		},
+		{"a value in the place of a table", map[string]any{"hosts": map[string]any{"lab": "a"}}, "must be tables by name", true},
+		{
+			"tables in tables", map[string]any{"hosts": map[string]any{"lab": map[string]any{"x": map[string]any{}}}},
+			"must be tables by name", true,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			data, err := EncodeConfig(c.config, keys)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
@@ -21,6 +22,8 @@ type Settings struct {
 	LogLevel string `toml:"log_level"`
 	// IdleTimeout goes before the manifest's own, if it is given.
 	IdleTimeout *Duration `toml:"idle_timeout"`
+	// Secrets are the UUIDs of the secrets whose values the plugin may ask for.
+	Secrets []string `toml:"secrets"`
 	// Config is the plugin's own table.
 	Config map[string]any `toml:"config"`
 }
@@ -86,6 +89,29 @@ var kindNames = map[basev1.ValueKind]string{
 	basev1.ValueKind_VALUE_KIND_INTEGER: "an integer",
 	basev1.ValueKind_VALUE_KIND_BOOLEAN: "true or false",
 	basev1.ValueKind_VALUE_KIND_STRINGS: "an array of strings",
+	basev1.ValueKind_VALUE_KIND_TABLES:  "tables by name, of strings, integers, booleans and arrays of strings",
+}
+
+// plainKinds are those of a single value.
+var plainKinds = []basev1.ValueKind{
+	basev1.ValueKind_VALUE_KIND_STRING, basev1.ValueKind_VALUE_KIND_INTEGER, basev1.ValueKind_VALUE_KIND_BOOLEAN,
+	basev1.ValueKind_VALUE_KIND_STRINGS,
+}
+
+// areTables reports whether a value is tables by name, whose values are plain.
+func areTables(value map[string]any) bool {
+	for _, table := range value {
+		fields, ok := table.(map[string]any)
+		if !ok {
+			return false
+		}
+		for _, v := range fields {
+			if !slices.ContainsFunc(plainKinds, func(k basev1.ValueKind) bool { return hasKind(v, k) }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func hasKind(value any, kind basev1.ValueKind) bool {
@@ -103,6 +129,8 @@ func hasKind(value any, kind basev1.ValueKind) bool {
 			}
 		}
 		return kind == basev1.ValueKind_VALUE_KIND_STRINGS
+	case map[string]any:
+		return kind == basev1.ValueKind_VALUE_KIND_TABLES && areTables(v)
 	default:
 		return false
 	}

@@ -13,6 +13,9 @@ import (
 
 // FindSources has the driver of a pool type look for what pools could be made of; spec is libvirt's <source> document, or empty.
 func (i *Inventory) FindSources(ctx context.Context, kind, spec string) (string, error) {
+	if i.followed != nil {
+		return "", errKept
+	}
 	conn, err := i.backend(kind)
 	if err != nil {
 		return "", err
@@ -53,6 +56,9 @@ type (
 
 // Capabilities tells what can be done with each pool type on this host. A driver that does not answer has types that are not supported.
 func (i *Inventory) Capabilities(ctx context.Context) (string, error) {
+	if i.followed != nil {
+		return "", errKept
+	}
 	told := map[string]*pb.PoolType{}
 	asked := map[grpc.ClientConnInterface]bool{}
 	for _, conn := range i.cfg.Backends {

@@ -24,6 +24,9 @@ type definition struct {
 
 // validate has the driver check and complete a definition.
 func (i *Inventory) validate(ctx context.Context, xml string) (*definition, error) {
+	if i.followed != nil {
+		return nil, errKept
+	}
 	if len(xml) > maxXML {
 		return nil, storageError(verr.XMLError, "definition of storage pool has %d bytes, at most %d are allowed", len(xml), maxXML)
 	}

@@ -46,6 +46,8 @@ type Config struct {
 	Boot string
 	// Backends are the drivers by pool type, each a connection that waits for the driver and enforces deadlines.
 	Backends map[string]grpc.ClientConnInterface
+	// Tasks takes the long work that is under way; nil makes the inventory's own.
+	Tasks *Tasks
 	// Log is for what no client is told.
 	Log hclog.Logger
 }
@@ -53,7 +55,9 @@ type Config struct {
 // Inventory is all pools of the host.
 type Inventory struct {
 	cfg   Config
-	tasks tasks
+	tasks *Tasks
+	// followed is set for pools that a hypervisor keeps.
+	followed *followed
 
 	mu     sync.RWMutex // guards the fields below; never held across a call
 	byUUID map[uuid.UUID]*Pool
@@ -62,7 +66,7 @@ type Inventory struct {
 
 // New loads the pools from the catalog. Those that were in use are looked at by Recover.
 func New(cfg Config) (*Inventory, error) {
-	i := &Inventory{cfg: cfg, byUUID: map[uuid.UUID]*Pool{}, byName: map[string]*Pool{}}
+	i := newInventory(cfg)
 	records, err := cfg.Catalog.Pools()
 	if err != nil {
 		return nil, err
@@ -82,6 +86,13 @@ func New(cfg Config) (*Inventory, error) {
 		i.byUUID[r.UUID], i.byName[r.Name] = p, p
 	}
 	return i, nil
+}
+
+func newInventory(cfg Config) *Inventory {
+	if cfg.Tasks == nil {
+		cfg.Tasks = &Tasks{}
+	}
+	return &Inventory{cfg: cfg, tasks: cfg.Tasks, byUUID: map[uuid.UUID]*Pool{}, byName: map[string]*Pool{}}
 }
 
 // All returns the pools by name.
@@ -142,6 +153,9 @@ func (i *Inventory) Types() []string {
 
 // backend is the driver of a pool type.
 func (i *Inventory) backend(kind string) (grpc.ClientConnInterface, error) {
+	if i.followed != nil {
+		return i.followed.driver, nil
+	}
 	conn := i.cfg.Backends[kind]
 	if conn == nil {
 		return nil, storageError(verr.Internal, "missing backend for pool type '%s'", kind)

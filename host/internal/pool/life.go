@@ -240,6 +240,16 @@ func (p *Pool) look(ctx context.Context) error {
 	case <-ctx.Done():
 		return storageError(verr.OperationTimeout, "another refresh of storage pool '%s' is under way: %w", p.View().Name, ctx.Err())
 	}
+	revision, _ := p.volumes.outdated()
+	if err := p.lookOnce(ctx); err != nil {
+		return err
+	}
+	p.volumes.lookedAt(revision)
+	return nil
+}
+
+// lookOnce is look, as the only one of its kind.
+func (p *Pool) lookOnce(ctx context.Context) error {
 	return p.follow(ctx, "refresh", "", func(ctx context.Context, t *task) error {
 		var err error
 		// A driver that has died in the middle is there again soon, and nothing was changed.

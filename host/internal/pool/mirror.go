@@ -22,6 +22,8 @@ type mirror struct {
 	sorted  []*pb.Volume // nil when it must be made anew
 	// during are the changes made while a look is under way: nil volumes are removed ones. It is nil when none is.
 	during map[string]*pb.Volume
+	// told is the revision that the driver has told last of a pool that a hypervisor keeps, looked that of the last look.
+	told, looked string
 }
 
 // picture is volumes with their indexes.

@@ -99,6 +99,10 @@ func (p *Pool) Size(ctx context.Context) (capacity, allocation, available uint64
 	if !p.state.Load().Active() {
 		return 0, 0, 0, nil
 	}
+	if p.inv.followed != nil {
+		size := p.volumes.room()
+		return size.GetCapacity(), size.GetAllocation(), size.GetAvailable(), nil
+	}
 	if err := p.looked(ctx); err != nil {
 		return 0, 0, 0, err
 	}
@@ -108,6 +112,9 @@ func (p *Pool) Size(ctx context.Context) (capacity, allocation, available uint64
 
 // looked waits until the pool has been looked at once.
 func (p *Pool) looked(ctx context.Context) error {
+	if p.inv.followed != nil {
+		return p.relook(ctx)
+	}
 	ctx, cancel := context.WithTimeout(ctx, firstLook)
 	defer cancel()
 	select {
@@ -130,8 +137,12 @@ type job struct {
 	ctx context.Context
 }
 
-// begin waits for the pool's job, at most jobWait, and fails with NoStoragePool if the pool is gone by then.
+// begin waits for the pool's job, at most jobWait, and fails with NoStoragePool if the pool is gone by then, with NoSupport if a hypervisor
+// keeps it.
 func (p *Pool) begin(ctx context.Context) (*job, error) {
+	if p.inv.followed != nil {
+		return nil, errKept
+	}
 	wait, cancel := context.WithTimeout(ctx, jobWait)
 	defer cancel()
 	select {
@@ -189,6 +200,9 @@ func (p *Pool) conn() (grpc.ClientConnInterface, error) { return p.inv.backend(p
 func (p *Pool) ref(ctx context.Context) (*pb.Pool, error) {
 	r := p.state.Load().record
 	ref := &pb.Pool{Uuid: r.UUID.String(), Name: r.Name, Type: r.Type, Xml: r.XML}
+	if p.inv.followed != nil {
+		ref.Connection = p.inv.followed.connection
+	}
 	if len(r.Secrets) == 0 {
 		return ref, nil
 	}
@@ -209,7 +223,7 @@ const (
 
 func (p *Pool) publish(lifecycle int32) {
 	v := p.View()
-	p.inv.cfg.Events.Publish(event.Event{Name: v.Name, UUID: v.UUID, Pool: &event.Pool{Lifecycle: lifecycle}})
+	p.inv.cfg.Events.Publish(event.Event{URI: p.inv.URI(), Name: v.Name, UUID: v.UUID, Pool: &event.Pool{Lifecycle: lifecycle}})
 }
 
 // detached is the context for work that must come to its end although its client may be gone.

@@ -426,7 +426,7 @@ func TestPoolsComeBack(t *testing.T) {
 func TestTasksAreToldAndCancelled(t *testing.T) {
 	b := newBench(t)
 	p := b.running("p")
-	if n := len(b.Tasks()); n != 0 {
+	if n := len(b.tasks.List()); n != 0 {
 		t.Fatalf("%d tasks of nothing", n)
 	}
 	b.shelf.Hold = make(chan struct{})
@@ -434,15 +434,15 @@ func TestTasksAreToldAndCancelled(t *testing.T) {
 	go func() { done <- p.Refresh(t.Context()) }()
 	var all []Task
 	for len(all) == 0 {
-		all = b.Tasks()
+		all = b.tasks.List()
 	}
 	if all[0].Kind != "refresh" || all[0].Pool != "p" || all[0].Volume != "" || time.Since(all[0].Since) > time.Minute {
 		t.Errorf("task %+v", all[0])
 	}
-	if err := b.Cancel(all[0].ID + 1); code(err) != verr.InvalidArg {
+	if err := b.tasks.Cancel(all[0].ID + 1); code(err) != verr.InvalidArg {
 		t.Errorf("cancel of no task: %v", err)
 	}
-	if err := b.Cancel(all[0].ID); err != nil {
+	if err := b.tasks.Cancel(all[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "refresh of storage pool 'p' was cancelled") {
@@ -452,7 +452,7 @@ func TestTasksAreToldAndCancelled(t *testing.T) {
 	close(b.shelf.Hold)
 	b.shelf.Hold = nil
 	b.shelf.Unlock()
-	if n := len(b.Tasks()); n != 0 {
+	if n := len(b.tasks.List()); n != 0 {
 		t.Errorf("%d tasks are left", n)
 	}
 	v, err := p.CreateVolume(t.Context(), "<volume><name>v</name><capacity>100</capacity></volume>", 0, nil)
@@ -466,11 +466,11 @@ func TestTasksAreToldAndCancelled(t *testing.T) {
 	if err := u.Write(make([]byte, 40)); err != nil {
 		t.Fatal(err)
 	}
-	all = b.Tasks()
+	all = b.tasks.List()
 	if len(all) != 1 || all[0].Kind != "upload" || all[0].Volume != "v" || all[0].Done != 40 || all[0].Total != v.Capacity {
 		t.Errorf("tasks %+v", all)
 	}
-	if err := b.Cancel(all[0].ID); err != nil {
+	if err := b.tasks.Cancel(all[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := u.Finish(t.Context()); code(err) != verr.OperationAborted || !strings.Contains(err.Error(), "upload of volume 'v' of storage pool 'p' was cancelled") {

@@ -38,19 +38,19 @@ type task struct {
 	cancel      context.CancelCauseFunc
 }
 
-// tasks are all that are under way.
-type tasks struct {
+// Tasks are all that are under way, of one inventory or more. The zero value has none.
+type Tasks struct {
 	mu   sync.Mutex // guards all below
 	last uint64
 	all  map[uint64]*task
 }
 
-// Tasks lists the long work that is under way, the oldest first.
-func (i *Inventory) Tasks() []Task {
-	i.tasks.mu.Lock()
-	defer i.tasks.mu.Unlock()
-	out := make([]Task, 0, len(i.tasks.all))
-	for _, t := range i.tasks.all {
+// List returns them, the oldest first.
+func (ts *Tasks) List() []Task {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	out := make([]Task, 0, len(ts.all))
+	for _, t := range ts.all {
 		now := t.about
 		now.Done, now.Total = t.done.Load(), t.total.Load()
 		out = append(out, now)
@@ -60,10 +60,10 @@ func (i *Inventory) Tasks() []Task {
 }
 
 // Cancel ends a task, whose caller is told so. It does not wait for its end.
-func (i *Inventory) Cancel(id uint64) error {
-	i.tasks.mu.Lock()
-	defer i.tasks.mu.Unlock()
-	t := i.tasks.all[id]
+func (ts *Tasks) Cancel(id uint64) error {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t := ts.all[id]
 	if t == nil {
 		return storageError(verr.InvalidArg, "no job has the number %d", id)
 	}
@@ -73,7 +73,7 @@ func (i *Inventory) Cancel(id uint64) error {
 
 // task enters work on a pool or one of its volumes, which goes on in the context; end is to be called with how it has ended.
 func (p *Pool) task(ctx context.Context, kind, volume string) (context.Context, *task) {
-	all := &p.inv.tasks
+	all := p.inv.tasks
 	t := &task{about: Task{Kind: kind, Pool: p.View().Name, Volume: volume, Since: time.Now()}}
 	ctx, t.cancel = context.WithCancelCause(ctx)
 	all.mu.Lock()

@@ -98,7 +98,7 @@ func (i *Inventory) VolumeByPath(ctx context.Context, path string) (Volume, erro
 	return i.volumeBy(ctx, "path", path, func(p *picture) map[string]*pb.Volume { return p.byPath })
 }
 
-// volumeBy asks every pool that was looked at, and only then waits for those that were not.
+// volumeBy asks every pool that was looked at, and only then waits for those that were not, or may have changed.
 func (i *Inventory) volumeBy(ctx context.Context, what, word string, index func(*picture) map[string]*pb.Volume) (Volume, error) {
 	var unseen []*Pool
 	for _, p := range i.All() {
@@ -108,9 +108,7 @@ func (i *Inventory) volumeBy(ctx context.Context, what, word string, index func(
 		if v := p.volumes.find(index, word); v != nil {
 			return Volume{p, v}, nil
 		}
-		select {
-		case <-p.volumes.seen():
-		default:
+		if _, is := p.volumes.outdated(); is {
 			unseen = append(unseen, p)
 		}
 	}
@@ -446,5 +444,5 @@ func (v Volume) Wipe(ctx context.Context, algorithm uint32) error {
 // publishRefresh tells that the pool was looked at.
 func (p *Pool) publishRefresh() {
 	v := p.View()
-	p.inv.cfg.Events.Publish(event.Event{Name: v.Name, UUID: v.UUID, Pool: &event.Pool{Refreshed: true}})
+	p.inv.cfg.Events.Publish(event.Event{URI: p.inv.URI(), Name: v.Name, UUID: v.UUID, Pool: &event.Pool{Refreshed: true}})
 }

@@ -53,7 +53,7 @@ func startOn(t testing.TB, s *vimtest.Server) *rig {
 	}
 	t.Cleanup(e.Close)
 	r := &rig{Server: s, t: t, feed: inventory.NewFeed()}
-	host := s.Host()
+	host := s.FirstHost()
 	r.networks, err = network.StartWith(e, func(context.Context) (*object.HostSystem, error) { return host, nil }, r.feed,
 		hclog.NewNullLogger(), follow.Options{
 			MaxWait: time.Second, Grace: 3 * time.Second, MinPause: 10 * time.Millisecond, MaxPause: 50 * time.Millisecond,

@@ -25,7 +25,7 @@ func newCertificate(t testing.TB, expired bool) (tls.Certificate, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := time.Now().Add(time.Hour)
+	end := time.Now().Add(24 * time.Hour)
 	if expired {
 		end = time.Now().Add(-24 * time.Hour)
 	}

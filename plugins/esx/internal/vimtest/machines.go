@@ -8,8 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -145,6 +147,64 @@ func (s *Server) reconfigure(name string, values map[string]any) {
 	for property, value := range values {
 		changes = append(changes, types.PropertyChange{Name: property, Op: types.PropertyChangeOpAssign, Val: value})
 	}
-	ctx := s.model.Service.Context
+	ctx := s.context()
 	ctx.WithLock(vm, func() { ctx.Update(s.model.Map().Get(vm), changes) })
+}
+
+// context is one for changes beside all sessions.
+func (s *Server) context() *simulator.Context { return s.model.Service.Context }
+
+// Host is the reference's value of the host that a virtual machine is on.
+func (s *Server) Host(name string) string {
+	s.t.Helper()
+	var props mo.VirtualMachine
+	s.do("read host of "+name, func(ctx context.Context) error {
+		vm := s.vm(name)
+		return vm.Properties(ctx, vm.Reference(), []string{"runtime.host"}, &props)
+	})
+	return props.Runtime.Host.Value
+}
+
+// Tools says whether VMware Tools run in a virtual machine.
+func (s *Server) Tools(name string, run bool) {
+	s.t.Helper()
+	status := types.VirtualMachineToolsRunningStatusGuestToolsNotRunning
+	if run {
+		status = types.VirtualMachineToolsRunningStatusGuestToolsRunning
+	}
+	s.reconfigure(name, map[string]any{"guest.toolsRunningStatus": string(status)})
+}
+
+// Config reads a machine's configuration.
+func (s *Server) Config(name string) *types.VirtualMachineConfigInfo {
+	s.t.Helper()
+	var props mo.VirtualMachine
+	s.do("read configuration of "+name, func(ctx context.Context) error {
+		vm := s.vm(name)
+		return vm.Properties(ctx, vm.Reference(), []string{"config"}, &props)
+	})
+	return props.Config
+}
+
+// MakeDisk makes an image of a disk, with the folder that it is in.
+func (s *Server) MakeDisk(file string) {
+	s.t.Helper()
+	s.wait("make "+file, func(ctx context.Context) (*object.Task, error) {
+		dc, err := find.NewFinder(s.admin.Client).DefaultDatacenter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if folder := file[:max(0, strings.LastIndex(file, "/"))]; folder != "" {
+			err := object.NewFileManager(s.admin.Client).MakeDirectory(ctx, folder, dc, true)
+			if err != nil && !fault.Is(err, &types.FileAlreadyExists{}) {
+				return nil, err
+			}
+		}
+		return object.NewVirtualDiskManager(s.admin.Client).CreateVirtualDisk(ctx, file, dc, &types.FileBackedVirtualDiskSpec{
+			VirtualDiskSpec: types.VirtualDiskSpec{
+				AdapterType: string(types.VirtualDiskAdapterTypeLsiLogic), DiskType: string(types.VirtualDiskTypeThin),
+			},
+			CapacityKb: 1024,
+		})
+	})
 }

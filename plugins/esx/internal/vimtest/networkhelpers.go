@@ -9,8 +9,8 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Host is the first host of the server, reached beside the gate.
-func (s *Server) Host() *object.HostSystem {
+// FirstHost is the first host of the server, reached beside the gate.
+func (s *Server) FirstHost() *object.HostSystem {
 	s.t.Helper()
 	var host *object.HostSystem
 	s.do("find host", func(ctx context.Context) error {
@@ -26,7 +26,7 @@ func (s *Server) Host() *object.HostSystem {
 // networks is the first host's HostNetworkSystem.
 func (s *Server) networks() *networks {
 	s.t.Helper()
-	host := s.Host()
+	host := s.FirstHost()
 	var found *networks
 	s.do("find network system", func(ctx context.Context) error {
 		system, err := host.ConfigManager().NetworkSystem(ctx)

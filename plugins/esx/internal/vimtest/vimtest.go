@@ -5,8 +5,9 @@
 // gate, so that things can happen while nobody who goes through the gate can see them. Methods are safe concurrently and end the
 // test when the simulator refuses.
 //
-// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer, updates
-// that tell of a new name or size, and a HostNetworkSystem that keeps what it is told.
+// What the simulator lacks and the driver needs is added: the HostAutoStartManager, to which the simulator's hosts only refer; updates that
+// tell of a new size; refusal of names that are taken, of sizes, datastores and networks that there are not; snapshots that bring the
+// configuration back; a HostNetworkSystem that keeps what it is told; questions of machines, migration, screens; and tasks that never end.
 package vimtest
 
 import (
@@ -61,6 +62,7 @@ type Server struct {
 	model *simulator.Model
 	admin *govmomi.Client
 	cert  tls.Certificate
+	extra *Extension
 }
 
 // Start runs a simulator until the test ends.
@@ -77,12 +79,13 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatalf("create model: %v", err)
 	}
 	t.Cleanup(model.Remove)
-	Extend(model)
+	extra := Extend(model)
 	model.Service.Listen = &url.URL{User: url.UserPassword(User, Password)}
 	back := model.Service.NewServer()
 	t.Cleanup(back.Close)
+	model.Service.ServeMux.HandleFunc("/screen", Screen)
 
-	s := &Server{t: t, Gate: newGate(), model: model}
+	s := &Server{t: t, Gate: newGate(), model: model, extra: extra}
 	s.Spoiler = &Spoiler{next: model.Service.ServeMux}
 	if o.Peer {
 		if err := peer.Prepare(model); err != nil {
@@ -94,12 +97,6 @@ func Start(t testing.TB, o Options) *Server {
 	s.listen()
 	s.login(back.URL)
 	return s
-}
-
-// Extend adds what the simulator lacks and the driver needs to a model that was created.
-func Extend(model *simulator.Model) {
-	addAutostart(model.Map())
-	addNetworks(model.Map())
 }
 
 // listen opens the way through the gate.

@@ -35,6 +35,8 @@ const (
 	ValueKind_VALUE_KIND_BOOLEAN ValueKind = 3
 	// A TOML array of strings.
 	ValueKind_VALUE_KIND_STRINGS ValueKind = 4
+	// Tables by names that the operator gives them, with values of the kinds above; the plugin checks their keys.
+	ValueKind_VALUE_KIND_TABLES ValueKind = 5
 )
 
 // Enum value maps for ValueKind.
@@ -45,6 +47,7 @@ var (
 		2: "VALUE_KIND_INTEGER",
 		3: "VALUE_KIND_BOOLEAN",
 		4: "VALUE_KIND_STRINGS",
+		5: "VALUE_KIND_TABLES",
 	}
 	ValueKind_value = map[string]int32{
 		"VALUE_KIND_UNSPECIFIED": 0,
@@ -52,6 +55,7 @@ var (
 		"VALUE_KIND_INTEGER":     2,
 		"VALUE_KIND_BOOLEAN":     3,
 		"VALUE_KIND_STRINGS":     4,
+		"VALUE_KIND_TABLES":      5,
 	}
 )
 
@@ -729,13 +733,14 @@ const file_lodge_base_v1_plugin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse*\x86\x01\n" +
+	"\x10ShutdownResponse*\x9d\x01\n" +
 	"\tValueKind\x12\x1a\n" +
 	"\x16VALUE_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11VALUE_KIND_STRING\x10\x01\x12\x16\n" +
 	"\x12VALUE_KIND_INTEGER\x10\x02\x12\x16\n" +
 	"\x12VALUE_KIND_BOOLEAN\x10\x03\x12\x16\n" +
-	"\x12VALUE_KIND_STRINGS\x10\x042\xd3\x03\n" +
+	"\x12VALUE_KIND_STRINGS\x10\x04\x12\x15\n" +
+	"\x11VALUE_KIND_TABLES\x10\x052\xd3\x03\n" +
 	"\rPluginService\x12V\n" +
 	"\bDescribe\x12\x1e.lodge.base.v1.DescribeRequest\x1a\x1f.lodge.base.v1.DescribeResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'\x12Y\n" +
 	"\tConfigure\x12\x1f.lodge.base.v1.ConfigureRequest\x1a .lodge.base.v1.ConfigureResponse\"\t\xc2\xe1\x18\x05\b\x02\x10\x98u\x12_\n" +

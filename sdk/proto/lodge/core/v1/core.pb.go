@@ -514,6 +514,98 @@ func (*ClaimResponse) Descriptor() ([]byte, []int) {
 	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{9}
 }
 
+// ValueRequest names a secret.
+type ValueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID as the operator has written it.
+	Uuid          string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueRequest) Reset() {
+	*x = ValueRequest{}
+	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueRequest) ProtoMessage() {}
+
+func (x *ValueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueRequest.ProtoReflect.Descriptor instead.
+func (*ValueRequest) Descriptor() ([]byte, []int) {
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ValueRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+// ValueResponse is the value.
+type ValueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64 KiB. It must not reach a log, an argument, a file or an error.
+	Value         []byte `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValueResponse) Reset() {
+	*x = ValueResponse{}
+	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValueResponse) ProtoMessage() {}
+
+func (x *ValueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValueResponse.ProtoReflect.Descriptor instead.
+func (*ValueResponse) Descriptor() ([]byte, []int) {
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ValueResponse) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 // WriteRequest is one line.
 type WriteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -535,7 +627,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +639,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_core_v1_core_proto_msgTypes[10]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +652,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{10}
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WriteRequest) GetTime() *timestamppb.Timestamp {
@@ -614,7 +706,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +718,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lodge_core_v1_core_proto_msgTypes[11]
+	mi := &file_lodge_core_v1_core_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +731,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{11}
+	return file_lodge_core_v1_core_proto_rawDescGZIP(), []int{13}
 }
 
 var File_lodge_core_v1_core_proto protoreflect.FileDescriptor
@@ -676,7 +768,11 @@ const file_lodge_core_v1_core_proto_rawDesc = "" +
 	"\x03pid\x18\x04 \x01(\x05R\x03pid\x12\x1d\n" +
 	"\n" +
 	"start_time\x18\x05 \x01(\x04R\tstartTime\"\x0f\n" +
-	"\rClaimResponse\"\x9c\x02\n" +
+	"\rClaimResponse\"\"\n" +
+	"\fValueRequest\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\"*\n" +
+	"\rValueResponse\x12\x19\n" +
+	"\x05value\x18\x01 \x01(\fB\x03\x80\x01\x01R\x05value\"\x9c\x02\n" +
 	"\fWriteRequest\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x12\x16\n" +
@@ -695,7 +791,9 @@ const file_lodge_core_v1_core_proto_rawDesc = "" +
 	"\x04List\x12\x1a.lodge.core.v1.ListRequest\x1a\x1b.lodge.core.v1.ListResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'2]\n" +
 	"\vLockService\x12N\n" +
 	"\x05Claim\x12\x1b.lodge.core.v1.ClaimRequest\x1a\x1c.lodge.core.v1.ClaimResponse\"\n" +
-	"\xc2\xe1\x18\x06\b\x02\x10\xe0\xd4\x032Z\n" +
+	"\xc2\xe1\x18\x06\b\x02\x10\xe0\xd4\x032^\n" +
+	"\rSecretService\x12M\n" +
+	"\x05Value\x12\x1b.lodge.core.v1.ValueRequest\x1a\x1c.lodge.core.v1.ValueResponse\"\t\xc2\xe1\x18\x05\b\x01\x10\x88'2Z\n" +
 	"\n" +
 	"LogService\x12L\n" +
 	"\x05Write\x12\x1b.lodge.core.v1.WriteRequest\x1a\x1c.lodge.core.v1.WriteResponse\"\x06\xc2\xe1\x18\x02\b\x03(\x01B;Z9github.com/lodgevirt/lodge/sdk/proto/lodge/core/v1;corev1b\x06proto3"
@@ -712,7 +810,7 @@ func file_lodge_core_v1_core_proto_rawDescGZIP() []byte {
 	return file_lodge_core_v1_core_proto_rawDescData
 }
 
-var file_lodge_core_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_lodge_core_v1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lodge_core_v1_core_proto_goTypes = []any{
 	(*PutRequest)(nil),            // 0: lodge.core.v1.PutRequest
 	(*PutResponse)(nil),           // 1: lodge.core.v1.PutResponse
@@ -724,28 +822,32 @@ var file_lodge_core_v1_core_proto_goTypes = []any{
 	(*ListResponse)(nil),          // 7: lodge.core.v1.ListResponse
 	(*ClaimRequest)(nil),          // 8: lodge.core.v1.ClaimRequest
 	(*ClaimResponse)(nil),         // 9: lodge.core.v1.ClaimResponse
-	(*WriteRequest)(nil),          // 10: lodge.core.v1.WriteRequest
-	(*WriteResponse)(nil),         // 11: lodge.core.v1.WriteResponse
-	nil,                           // 12: lodge.core.v1.WriteRequest.FieldsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*ValueRequest)(nil),          // 10: lodge.core.v1.ValueRequest
+	(*ValueResponse)(nil),         // 11: lodge.core.v1.ValueResponse
+	(*WriteRequest)(nil),          // 12: lodge.core.v1.WriteRequest
+	(*WriteResponse)(nil),         // 13: lodge.core.v1.WriteResponse
+	nil,                           // 14: lodge.core.v1.WriteRequest.FieldsEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_lodge_core_v1_core_proto_depIdxs = []int32{
-	13, // 0: lodge.core.v1.WriteRequest.time:type_name -> google.protobuf.Timestamp
-	12, // 1: lodge.core.v1.WriteRequest.fields:type_name -> lodge.core.v1.WriteRequest.FieldsEntry
+	15, // 0: lodge.core.v1.WriteRequest.time:type_name -> google.protobuf.Timestamp
+	14, // 1: lodge.core.v1.WriteRequest.fields:type_name -> lodge.core.v1.WriteRequest.FieldsEntry
 	0,  // 2: lodge.core.v1.StateService.Put:input_type -> lodge.core.v1.PutRequest
 	2,  // 3: lodge.core.v1.StateService.Get:input_type -> lodge.core.v1.GetRequest
 	4,  // 4: lodge.core.v1.StateService.Delete:input_type -> lodge.core.v1.DeleteRequest
 	6,  // 5: lodge.core.v1.StateService.List:input_type -> lodge.core.v1.ListRequest
 	8,  // 6: lodge.core.v1.LockService.Claim:input_type -> lodge.core.v1.ClaimRequest
-	10, // 7: lodge.core.v1.LogService.Write:input_type -> lodge.core.v1.WriteRequest
-	1,  // 8: lodge.core.v1.StateService.Put:output_type -> lodge.core.v1.PutResponse
-	3,  // 9: lodge.core.v1.StateService.Get:output_type -> lodge.core.v1.GetResponse
-	5,  // 10: lodge.core.v1.StateService.Delete:output_type -> lodge.core.v1.DeleteResponse
-	7,  // 11: lodge.core.v1.StateService.List:output_type -> lodge.core.v1.ListResponse
-	9,  // 12: lodge.core.v1.LockService.Claim:output_type -> lodge.core.v1.ClaimResponse
-	11, // 13: lodge.core.v1.LogService.Write:output_type -> lodge.core.v1.WriteResponse
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
+	10, // 7: lodge.core.v1.SecretService.Value:input_type -> lodge.core.v1.ValueRequest
+	12, // 8: lodge.core.v1.LogService.Write:input_type -> lodge.core.v1.WriteRequest
+	1,  // 9: lodge.core.v1.StateService.Put:output_type -> lodge.core.v1.PutResponse
+	3,  // 10: lodge.core.v1.StateService.Get:output_type -> lodge.core.v1.GetResponse
+	5,  // 11: lodge.core.v1.StateService.Delete:output_type -> lodge.core.v1.DeleteResponse
+	7,  // 12: lodge.core.v1.StateService.List:output_type -> lodge.core.v1.ListResponse
+	9,  // 13: lodge.core.v1.LockService.Claim:output_type -> lodge.core.v1.ClaimResponse
+	11, // 14: lodge.core.v1.SecretService.Value:output_type -> lodge.core.v1.ValueResponse
+	13, // 15: lodge.core.v1.LogService.Write:output_type -> lodge.core.v1.WriteResponse
+	9,  // [9:16] is the sub-list for method output_type
+	2,  // [2:9] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -762,9 +864,9 @@ func file_lodge_core_v1_core_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lodge_core_v1_core_proto_rawDesc), len(file_lodge_core_v1_core_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_lodge_core_v1_core_proto_goTypes,
 		DependencyIndexes: file_lodge_core_v1_core_proto_depIdxs,

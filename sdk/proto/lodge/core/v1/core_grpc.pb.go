@@ -365,6 +365,118 @@ var LockService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	SecretService_Value_FullMethodName = "/lodge.core.v1.SecretService/Value"
+)
+
+// SecretServiceClient is the client API for SecretService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// SecretService hands out secrets that the operator lets a plugin have, by name in the plugin's settings: the login at a hypervisor far away,
+// for one. Secrets of an object that a driver works for come with the calls about that object and not from here.
+type SecretServiceClient interface {
+	// Value returns the value of a secret. One that the operator does not let the plugin have is refused with VIR_ERR_OPERATION_DENIED (29); one
+	// that is not there or has no value is VIR_ERR_NO_SECRET (66).
+	Value(ctx context.Context, in *ValueRequest, opts ...grpc.CallOption) (*ValueResponse, error)
+}
+
+type secretServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewSecretServiceClient(cc grpc.ClientConnInterface) SecretServiceClient {
+	return &secretServiceClient{cc}
+}
+
+func (c *secretServiceClient) Value(ctx context.Context, in *ValueRequest, opts ...grpc.CallOption) (*ValueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ValueResponse)
+	err := c.cc.Invoke(ctx, SecretService_Value_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// SecretServiceServer is the server API for SecretService service.
+// All implementations must embed UnimplementedSecretServiceServer
+// for forward compatibility.
+//
+// SecretService hands out secrets that the operator lets a plugin have, by name in the plugin's settings: the login at a hypervisor far away,
+// for one. Secrets of an object that a driver works for come with the calls about that object and not from here.
+type SecretServiceServer interface {
+	// Value returns the value of a secret. One that the operator does not let the plugin have is refused with VIR_ERR_OPERATION_DENIED (29); one
+	// that is not there or has no value is VIR_ERR_NO_SECRET (66).
+	Value(context.Context, *ValueRequest) (*ValueResponse, error)
+	mustEmbedUnimplementedSecretServiceServer()
+}
+
+// UnimplementedSecretServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedSecretServiceServer struct{}
+
+func (UnimplementedSecretServiceServer) Value(context.Context, *ValueRequest) (*ValueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Value not implemented")
+}
+func (UnimplementedSecretServiceServer) mustEmbedUnimplementedSecretServiceServer() {}
+func (UnimplementedSecretServiceServer) testEmbeddedByValue()                       {}
+
+// UnsafeSecretServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to SecretServiceServer will
+// result in compilation errors.
+type UnsafeSecretServiceServer interface {
+	mustEmbedUnimplementedSecretServiceServer()
+}
+
+func RegisterSecretServiceServer(s grpc.ServiceRegistrar, srv SecretServiceServer) {
+	// If the following call panics, it indicates UnimplementedSecretServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&SecretService_ServiceDesc, srv)
+}
+
+func _SecretService_Value_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ValueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SecretServiceServer).Value(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SecretService_Value_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SecretServiceServer).Value(ctx, req.(*ValueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// SecretService_ServiceDesc is the grpc.ServiceDesc for SecretService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var SecretService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "lodge.core.v1.SecretService",
+	HandlerType: (*SecretServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Value",
+			Handler:    _SecretService_Value_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "lodge/core/v1/core.proto",
+}
+
+const (
 	LogService_Write_FullMethodName = "/lodge.core.v1.LogService/Write"
 )
 

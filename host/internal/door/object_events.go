@@ -7,7 +7,7 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/xdr"
 )
 
-// Kinds of events of storage pools and secrets: virStoragePoolEventID and virSecretEventID.
+// Kinds of events of storage pools, secrets and networks: virStoragePoolEventID, virSecretEventID and virNetworkEventID.
 const (
 	objectLifecycle = 0
 	poolRefreshed   = 1
@@ -30,6 +30,10 @@ type (
 	secretChangedMsg struct {
 		Secret libvirt.Secret
 	}
+	networkLifecycleMsg struct {
+		Net           libvirt.Network
+		Event, Detail int32
+	}
 )
 
 // poolEvent is an event of a storage pool.
@@ -48,6 +52,12 @@ func secretEvent(ev event.Event) []translated {
 		return modern(secretChanged, procSecretEventValueChanged, &secretChangedMsg{secret})
 	}
 	return modern(objectLifecycle, procSecretEventLifecycle, &secretLifecycleMsg{Secret: secret, Event: ev.Secret.Lifecycle})
+}
+
+// networkEvent is an event of a virtual network.
+func networkEvent(ev event.Event) []translated {
+	net := libvirt.Network{Name: ev.Name, UUID: libvirt.UUID(ev.UUID)}
+	return modern(objectLifecycle, procNetworkEventLifecycle, &networkLifecycleMsg{Net: net, Event: ev.Network.Lifecycle})
 }
 
 // modern encodes a message that has no legacy form; one that does not fit the wire is dropped.

@@ -154,6 +154,11 @@ func (s *Size) bytes(what string) (uint64, error) {
 // ParseVolume reads a definition and completes it: sizes, and the format, which is one of formats; the first is the default. A size that
 // is not stated is from's; from is nil for an empty volume. What else the definition asks for is for NeedPlain or NeedImage to check.
 func ParseVolume(text string, from *uint64, formats ...string) (*Volume, error) {
+	return ParseVolumeNamed(text, from, CheckName, formats...)
+}
+
+// ParseVolumeNamed is ParseVolume for pools whose volumes have other names than files have: check refuses a name.
+func ParseVolumeNamed(text string, from *uint64, check func(name string) error, formats ...string) (*Volume, error) {
 	if err := domxml.Check(text, "volume"); err != nil {
 		return nil, err
 	}
@@ -162,7 +167,7 @@ func ParseVolume(text string, from *uint64, formats ...string) (*Volume, error) 
 		return nil, verr.New(verr.XMLError, "definition of volume: %w", err)
 	}
 	v.Name = strings.TrimSpace(v.Name)
-	if err := CheckName(v.Name); err != nil {
+	if err := check(v.Name); err != nil {
 		return nil, err
 	}
 	if v.Backing != nil && v.Backing.Path == "" {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"net"
 	"reflect"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/guests"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/settings"
 	"github.com/lodgevirt/lodge/sdk/inventory"
+	"github.com/lodgevirt/lodge/sdk/plugin"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -19,14 +21,16 @@ import (
 type connection struct {
 	name string
 	feed *inventory.Feed
+	core plugin.Core
 	log  hclog.Logger
+	// target never changes: the name is all that it is made of.
+	target settings.Target
 
 	// users and since are the driver's: how many use it, and since when nobody does.
 	users int
 	since time.Time
 
 	mu     sync.Mutex // guards all below; held while parts are made or closed, which waits for nobody else
-	target settings.Target
 	config endpoint.Config
 	parts  *parts
 	// err is why there are no parts.
@@ -41,22 +45,28 @@ type parts struct {
 }
 
 // newConnection makes a connection that has not started.
-func newConnection(name string, target settings.Target, log hclog.Logger) *connection {
-	return &connection{name: name, feed: inventory.NewFeed(), log: log, target: target}
+func newConnection(name string, target settings.Target, core plugin.Core) *connection {
+	return &connection{name: name, feed: inventory.NewFeed(), core: core, log: core.Logger().Named("connection"), target: target}
 }
 
 // start makes the parts if there are none.
-func (c *connection) start(table *settings.Table) {
+func (c *connection) start(ctx context.Context, table *settings.Table) {
+	c.mu.Lock()
+	idle := c.parts == nil && !c.closed
+	c.mu.Unlock()
+	if !idle {
+		return
+	}
+	config, err := table.Config(ctx, c.target, c.core.Secret)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.parts == nil && !c.closed {
-		c.make(table)
+		c.make(config, err)
 	}
 }
 
 // make makes the parts, or tells why it cannot; mu is held.
-func (c *connection) make(table *settings.Table) {
-	config, err := table.Config(c.target)
+func (c *connection) make(config endpoint.Config, err error) {
 	if err == nil {
 		c.config = config
 		c.parts, err = c.open(config)
@@ -88,28 +98,22 @@ func (c *connection) open(config endpoint.Config) (*parts, error) {
 }
 
 // configure makes the parts anew if their endpoint is another now.
-func (c *connection) configure(table *settings.Table) {
+func (c *connection) configure(ctx context.Context, table *settings.Table) {
+	target, err := table.Find(c.name)
+	if err == nil && target.Connection != c.name {
+		err = verr.New(verr.NoConnect, "connection %q means another endpoint now", c.name).In(verr.FromESX)
+	}
+	var config endpoint.Config
+	if err == nil {
+		config, err = table.Config(ctx, target, c.core.Secret)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	target, err := table.Find(c.name)
-	if err != nil || target.Connection != c.name {
-		if err == nil {
-			err = verr.New(verr.NoConnect, "connection %q means another endpoint now", c.name).In(verr.FromESX)
-		}
-		c.end()
-		c.err = err
-		c.feed.Stale(time.Now(), err)
-		return
-	}
-	c.target = target
-	if config, err := table.Config(target); err == nil && c.parts != nil && reflect.DeepEqual(config, c.config) {
+	if c.closed || err == nil && c.parts != nil && reflect.DeepEqual(config, c.config) {
 		return
 	}
 	c.end()
-	c.make(table)
+	c.make(config, err)
 }
 
 // end closes the parts; mu is held.

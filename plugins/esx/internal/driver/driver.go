@@ -72,7 +72,7 @@ func New(core plugin.Core) (*Driver, error) {
 }
 
 // Configure implements plugin.Configurer.
-func (d *Driver) Configure(_ context.Context, s plugin.Settings) error {
+func (d *Driver) Configure(ctx context.Context, s plugin.Settings) error {
 	table, err := settings.Parse(s.Config)
 	if err != nil {
 		return err
@@ -86,14 +86,14 @@ func (d *Driver) Configure(_ context.Context, s plugin.Settings) error {
 	d.mu.Unlock()
 	var wait sync.WaitGroup
 	for _, c := range all {
-		wait.Go(func() { c.configure(table) })
+		wait.Go(func() { c.configure(ctx, table) })
 	}
 	wait.Wait()
 	return nil
 }
 
 // Open implements inventory.Driver.
-func (d *Driver) Open(_ context.Context, req *pb.OpenRequest) (*pb.OpenResponse, error) {
+func (d *Driver) Open(ctx context.Context, req *pb.OpenRequest) (*pb.OpenResponse, error) {
 	d.mu.Lock()
 	table := d.table
 	d.mu.Unlock()
@@ -101,15 +101,15 @@ func (d *Driver) Open(_ context.Context, req *pb.OpenRequest) (*pb.OpenResponse,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := table.Config(target); err != nil {
+	if _, err := table.Config(ctx, target, d.core.Secret); err != nil {
 		return nil, err
 	}
 	return &pb.OpenResponse{Connection: target.Connection, Uri: target.URI}, nil
 }
 
 // Follow implements inventory.Driver.
-func (d *Driver) Follow(_ context.Context, connection string) (*inventory.Feed, func(), error) {
-	c, done, err := d.use(connection)
+func (d *Driver) Follow(ctx context.Context, connection string) (*inventory.Feed, func(), error) {
+	c, done, err := d.use(ctx, connection)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -117,7 +117,7 @@ func (d *Driver) Follow(_ context.Context, connection string) (*inventory.Feed, 
 }
 
 // use returns a connection, which is kept at least until done is called.
-func (d *Driver) use(name string) (c *connection, done func(), err error) {
+func (d *Driver) use(ctx context.Context, name string) (c *connection, done func(), err error) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -134,7 +134,7 @@ func (d *Driver) use(name string) (c *connection, done func(), err error) {
 	c.users++
 	table := d.table
 	d.mu.Unlock()
-	c.start(table)
+	c.start(ctx, table)
 	var once sync.Once
 	return c, func() { once.Do(func() { d.release(c) }) }, nil
 }
@@ -157,7 +157,7 @@ func (d *Driver) make(name string) (*connection, error) {
 		}
 		d.drop(oldest)
 	}
-	return newConnection(name, target, d.core.Logger().Named(name)), nil
+	return newConnection(name, target, d.core), nil
 }
 
 // release ends a use of a connection.
@@ -220,11 +220,13 @@ func (d *Driver) Diagnose(context.Context) map[string]string {
 }
 
 // guest returns the connection of a guest, for one call.
-func (d *Driver) guest(g *hv.Guest) (*parts, func(), error) { return d.parts(g.GetConnection()) }
+func (d *Driver) guest(ctx context.Context, g *hv.Guest) (*parts, func(), error) {
+	return d.parts(ctx, g.GetConnection())
+}
 
 // parts returns what does the work of a connection, for one call.
-func (d *Driver) parts(name string) (*parts, func(), error) {
-	c, done, err := d.use(name)
+func (d *Driver) parts(ctx context.Context, name string) (*parts, func(), error) {
+	c, done, err := d.use(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}

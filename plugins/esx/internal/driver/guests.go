@@ -13,8 +13,8 @@ import (
 )
 
 // change makes a change of a guest with the connection that it is on.
-func (d *Driver) change(g *hv.Guest, call func(*guests.Guests) (uint64, error)) (uint64, error) {
-	p, done, err := d.guest(g)
+func (d *Driver) change(ctx context.Context, g *hv.Guest, call func(*guests.Guests) (uint64, error)) (uint64, error) {
+	p, done, err := d.guest(ctx, g)
 	if err != nil {
 		return 0, err
 	}
@@ -24,7 +24,7 @@ func (d *Driver) change(g *hv.Guest, call func(*guests.Guests) (uint64, error)) 
 
 // Describe implements inventory.Guests.
 func (d *Driver) Describe(ctx context.Context, req *pb.DescribeRequest) (*pb.DescribeResponse, error) {
-	p, done, err := d.guest(req.GetGuest())
+	p, done, err := d.guest(ctx, req.GetGuest())
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (d *Driver) Describe(ctx context.Context, req *pb.DescribeRequest) (*pb.Des
 
 // Define implements inventory.Guests.
 func (d *Driver) Define(ctx context.Context, req *pb.DefineRequest) (*pb.DefineResponse, error) {
-	p, done, err := d.parts(req.GetConnection())
+	p, done, err := d.parts(ctx, req.GetConnection())
 	if err != nil {
 		return nil, err
 	}
@@ -46,25 +46,25 @@ func (d *Driver) Define(ctx context.Context, req *pb.DefineRequest) (*pb.DefineR
 
 // Undefine implements inventory.Guests.
 func (d *Driver) Undefine(ctx context.Context, req *pb.UndefineRequest) (*pb.UndefineResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Undefine(ctx, req.GetGuest(), req.GetSnapshots()) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Undefine(ctx, req.GetGuest(), req.GetSnapshots()) })
 	return &pb.UndefineResponse{Seq: seq}, err
 }
 
 // Start implements inventory.Guests.
 func (d *Driver) Start(ctx context.Context, req *pb.StartRequest) (*pb.StartResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Start(ctx, req.GetGuest()) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Start(ctx, req.GetGuest()) })
 	return &pb.StartResponse{Seq: seq}, err
 }
 
 // Stop implements inventory.Guests.
 func (d *Driver) Stop(ctx context.Context, req *pb.StopRequest) (*pb.StopResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Stop(ctx, req.GetGuest()) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Stop(ctx, req.GetGuest()) })
 	return &pb.StopResponse{Seq: seq}, err
 }
 
 // SetAutostart implements inventory.Guests.
 func (d *Driver) SetAutostart(ctx context.Context, req *pb.SetAutostartRequest) (*pb.SetAutostartResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) {
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) {
 		return g.SetAutostart(ctx, req.GetGuest(), req.GetAutostart())
 	})
 	return &pb.SetAutostartResponse{Seq: seq}, err
@@ -72,13 +72,13 @@ func (d *Driver) SetAutostart(ctx context.Context, req *pb.SetAutostartRequest) 
 
 // SetVCPUs implements inventory.Tuning.
 func (d *Driver) SetVCPUs(ctx context.Context, req *pb.SetVCPUsRequest) (*pb.SetVCPUsResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.SetVCPUs(ctx, req.GetGuest(), req.GetVcpus()) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.SetVCPUs(ctx, req.GetGuest(), req.GetVcpus()) })
 	return &pb.SetVCPUsResponse{Seq: seq}, err
 }
 
 // SetMemory implements inventory.Tuning.
 func (d *Driver) SetMemory(ctx context.Context, req *pb.SetMemoryRequest) (*pb.SetMemoryResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) {
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) {
 		return g.SetMemory(ctx, req.GetGuest(), req.GetKib(), req.GetMaximum())
 	})
 	return &pb.SetMemoryResponse{Seq: seq}, err
@@ -86,7 +86,7 @@ func (d *Driver) SetMemory(ctx context.Context, req *pb.SetMemoryRequest) (*pb.S
 
 // SetScheduler implements inventory.Tuning.
 func (d *Driver) SetScheduler(ctx context.Context, req *pb.SetSchedulerRequest) (*pb.SetSchedulerResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) {
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) {
 		return g.SetScheduler(ctx, req.GetGuest(), req.GetParameters())
 	})
 	return &pb.SetSchedulerResponse{Seq: seq}, err
@@ -94,25 +94,25 @@ func (d *Driver) SetScheduler(ctx context.Context, req *pb.SetSchedulerRequest) 
 
 // CreateSnapshot implements inventory.Snapshots.
 func (d *Driver) CreateSnapshot(ctx context.Context, req *pb.CreateSnapshotRequest) (*pb.CreateSnapshotResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.CreateSnapshot(ctx, req) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.CreateSnapshot(ctx, req) })
 	return &pb.CreateSnapshotResponse{Seq: seq}, err
 }
 
 // RevertToSnapshot implements inventory.Snapshots.
 func (d *Driver) RevertToSnapshot(ctx context.Context, req *pb.RevertToSnapshotRequest) (*pb.RevertToSnapshotResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.RevertToSnapshot(ctx, req) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.RevertToSnapshot(ctx, req) })
 	return &pb.RevertToSnapshotResponse{Seq: seq}, err
 }
 
 // DeleteSnapshot implements inventory.Snapshots.
 func (d *Driver) DeleteSnapshot(ctx context.Context, req *pb.DeleteSnapshotRequest) (*pb.DeleteSnapshotResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.DeleteSnapshot(ctx, req) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.DeleteSnapshot(ctx, req) })
 	return &pb.DeleteSnapshotResponse{Seq: seq}, err
 }
 
 // PrepareMigration implements inventory.Migration.
 func (d *Driver) PrepareMigration(ctx context.Context, req *pb.PrepareMigrationRequest) (*pb.PrepareMigrationResponse, error) {
-	p, done, err := d.parts(req.GetConnection())
+	p, done, err := d.parts(ctx, req.GetConnection())
 	if err != nil {
 		return nil, err
 	}
@@ -123,13 +123,13 @@ func (d *Driver) PrepareMigration(ctx context.Context, req *pb.PrepareMigrationR
 
 // PerformMigration implements inventory.Migration.
 func (d *Driver) PerformMigration(ctx context.Context, req *pb.PerformMigrationRequest) (*pb.PerformMigrationResponse, error) {
-	seq, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.PerformMigration(ctx, req) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.PerformMigration(ctx, req) })
 	return &pb.PerformMigrationResponse{Seq: seq}, err
 }
 
 // FinishMigration implements inventory.Migration.
 func (d *Driver) FinishMigration(ctx context.Context, req *pb.FinishMigrationRequest) (*pb.FinishMigrationResponse, error) {
-	p, done, err := d.parts(req.GetConnection())
+	p, done, err := d.parts(ctx, req.GetConnection())
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +154,11 @@ func (d *Driver) FromNative(_ context.Context, req *pb.FromNativeRequest) (*pb.F
 }
 
 // ToNative implements inventory.Natives.
-func (d *Driver) ToNative(_ context.Context, req *pb.ToNativeRequest) (*pb.ToNativeResponse, error) {
+func (d *Driver) ToNative(ctx context.Context, req *pb.ToNativeRequest) (*pb.ToNativeResponse, error) {
 	if err := checkFormat(req.GetFormat()); err != nil {
 		return nil, err
 	}
-	p, done, err := d.parts(req.GetConnection())
+	p, done, err := d.parts(ctx, req.GetConnection())
 	if err != nil {
 		return nil, err
 	}
@@ -176,37 +176,37 @@ func checkFormat(format string) error {
 
 // Shutdown implements hypervisor.Lifecycle.
 func (d *Driver) Shutdown(ctx context.Context, req *hv.ShutdownRequest) (*hv.ShutdownResponse, error) {
-	_, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return 0, g.Shutdown(ctx, req.GetGuest()) })
+	_, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return 0, g.Shutdown(ctx, req.GetGuest()) })
 	return &hv.ShutdownResponse{Change: &hv.Change{}}, err
 }
 
 // Reboot implements hypervisor.Lifecycle.
 func (d *Driver) Reboot(ctx context.Context, req *hv.RebootRequest) (*hv.RebootResponse, error) {
-	_, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return 0, g.Reboot(ctx, req.GetGuest()) })
+	_, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return 0, g.Reboot(ctx, req.GetGuest()) })
 	return &hv.RebootResponse{Change: &hv.Change{}}, err
 }
 
 // Reset implements hypervisor.Lifecycle.
 func (d *Driver) Reset(ctx context.Context, req *hv.ResetRequest) (*hv.ResetResponse, error) {
-	_, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Reset(ctx, req.GetGuest()) })
+	_, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Reset(ctx, req.GetGuest()) })
 	return &hv.ResetResponse{Change: &hv.Change{}}, err
 }
 
 // Suspend implements hypervisor.Lifecycle.
 func (d *Driver) Suspend(ctx context.Context, req *hv.SuspendRequest) (*hv.SuspendResponse, error) {
-	_, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Suspend(ctx, req.GetGuest()) })
+	_, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Suspend(ctx, req.GetGuest()) })
 	return &hv.SuspendResponse{Change: &hv.Change{State: hv.State_STATE_PAUSED}}, err
 }
 
 // Resume implements hypervisor.Lifecycle.
 func (d *Driver) Resume(ctx context.Context, req *hv.ResumeRequest) (*hv.ResumeResponse, error) {
-	_, err := d.change(req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Resume(ctx, req.GetGuest()) })
+	_, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Resume(ctx, req.GetGuest()) })
 	return &hv.ResumeResponse{Change: &hv.Change{State: hv.State_STATE_RUNNING}}, err
 }
 
 // Screenshot implements hypervisor.Screenshooter.
 func (d *Driver) Screenshot(ctx context.Context, req *hv.ScreenshotRequest) (string, io.ReadCloser, error) {
-	p, done, err := d.guest(req.GetGuest())
+	p, done, err := d.guest(ctx, req.GetGuest())
 	if err != nil {
 		return "", nil, err
 	}
@@ -217,7 +217,7 @@ func (d *Driver) Screenshot(ctx context.Context, req *hv.ScreenshotRequest) (str
 
 // GuestStats implements hypervisor.Stats.
 func (d *Driver) GuestStats(ctx context.Context, guest *hv.GuestHandle, groups uint32) ([]*hv.Stat, error) {
-	p, done, err := d.guest(guest.GetGuest())
+	p, done, err := d.guest(ctx, guest.GetGuest())
 	if err != nil {
 		return nil, err
 	}
@@ -226,8 +226,8 @@ func (d *Driver) GuestStats(ctx context.Context, guest *hv.GuestHandle, groups u
 }
 
 // DomainCapabilities implements hypervisor.Capabilities.
-func (d *Driver) DomainCapabilities(_ context.Context, req *hv.DomainCapabilitiesRequest) (*hv.DomainCapabilitiesResponse, error) {
-	p, done, err := d.parts(req.GetConnection())
+func (d *Driver) DomainCapabilities(ctx context.Context, req *hv.DomainCapabilitiesRequest) (*hv.DomainCapabilitiesResponse, error) {
+	p, done, err := d.parts(ctx, req.GetConnection())
 	if err != nil {
 		return nil, err
 	}

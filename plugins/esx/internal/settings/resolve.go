@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"context"
 	"net"
 	"strconv"
 
@@ -75,21 +76,24 @@ func (t *Table) adHoc(uri endpoint.URI) endpoint.URI {
 	return uri
 }
 
-// Config completes the configuration of a target's endpoint with what is in files.
-func (t *Table) Config(target Target) (endpoint.Config, error) {
+// Vault returns the value of a secret of the core's.
+type Vault func(ctx context.Context, uuid string) ([]byte, error)
+
+// Config completes the configuration of a target's endpoint with what is in files and secrets.
+func (t *Table) Config(ctx context.Context, target Target, vault Vault) (endpoint.Config, error) {
 	if !target.Configured {
 		return t.adHocConfig(target.uri)
 	}
 	for _, c := range t.endpoints {
 		if c.Name == target.uri.Name {
-			return t.complete(c, target.uri.Product)
+			return t.complete(ctx, c, target.uri.Product, vault)
 		}
 	}
 	return endpoint.Config{}, verr.New(verr.NoConnect, "endpoint %q is not configured any more", target.uri.Name).In(verr.FromESX)
 }
 
 // complete reads the files of a configured endpoint.
-func (t *Table) complete(c configured, product endpoint.Product) (endpoint.Config, error) {
+func (t *Table) complete(ctx context.Context, c configured, product endpoint.Product, vault Vault) (endpoint.Config, error) {
 	out := c.Config
 	out.Product = product
 	if c.certificate != "" {
@@ -98,6 +102,15 @@ func (t *Table) complete(c configured, product endpoint.Product) (endpoint.Confi
 			return out, invalid("endpoint %q: read certificate: %w", c.Name, err)
 		}
 		out.Certificate = pem
+	}
+	if c.secret != "" {
+		password, err := vault(ctx, c.secret)
+		if err != nil {
+			e := verr.From(err)
+			return out, verr.New(e.Code, "endpoint %q: read secret '%s': %w", c.Name, c.secret, err).In(verr.FromESX)
+		}
+		out.Password = endpoint.Secret(password)
+		return out, nil
 	}
 	if c.passwordFile != "" {
 		password, err := readPassword(c.passwordFile)

@@ -39,6 +39,7 @@ func Extend(model *simulator.Model) *Extension {
 	x.registry.Handler = x.route
 	addAutostart(x.registry)
 	addNetworks(x.registry)
+	addStorage(x.registry)
 	for _, host := range x.registry.All("HostSystem") {
 		h := host.(*simulator.HostSystem)
 		capability := types.HostCapability{}

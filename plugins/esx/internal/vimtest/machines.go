@@ -154,8 +154,8 @@ func (s *Server) reconfigure(name string, values map[string]any) {
 // context is one for changes beside all sessions.
 func (s *Server) context() *simulator.Context { return s.model.Service.Context }
 
-// Host is the reference's value of the host that a virtual machine is on.
-func (s *Server) Host(name string) string {
+// HostOf is the reference's value of the host that a virtual machine is on.
+func (s *Server) HostOf(name string) string {
 	s.t.Helper()
 	var props mo.VirtualMachine
 	s.do("read host of "+name, func(ctx context.Context) error {

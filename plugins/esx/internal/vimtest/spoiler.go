@@ -74,6 +74,10 @@ func (s *Spoiler) set(method string, h http.HandlerFunc) {
 
 // ServeHTTP answers a call, or lets the simulator do it.
 func (s *Spoiler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if method, ok := fileMethod(r); ok {
+		s.choose(method).ServeHTTP(w, r)
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return

@@ -1,0 +1,146 @@
+// Package task runs long pieces of work at an endpoint, which goes on with them by itself.
+//
+// Run starts one and waits for its end, past a lost session: the task is looked for again. When the context ends, the task is cancelled at
+// the endpoint, and the error says whether that worked. When the endpoint is out of reach for longer than Runner.Patience, the error says
+// that the outcome is not known. A task is started once; a start whose answer is lost is not repeated, and its error says so.
+//
+// Errors are verr errors of the storage domain; Explain gives an endpoint's faults libvirt's codes. A Runner holds nothing and is safe
+// concurrently.
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/task"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/follow"
+	"github.com/lodgevirt/lodge/sdk/storage"
+	"github.com/lodgevirt/lodge/sdk/verr"
+)
+
+// Runner runs tasks of one endpoint.
+type Runner struct {
+	// Endpoint is where.
+	Endpoint *endpoint.Endpoint
+	// Follow is how tasks are followed; the zero value is good for real endpoints.
+	Follow follow.Options
+	// Patience is how long the endpoint may be out of reach before a task is given up, 0 for 2 minutes.
+	Patience time.Duration
+	// Farewell bounds the cancelling of a task, 0 for 10 s.
+	Farewell time.Duration
+}
+
+// Start is a call that starts a task.
+type Start func(ctx context.Context, client *vim25.Client) (*object.Task, error)
+
+// Run runs a task and returns its result. What names it in errors: "copy 'a' to 'b'".
+func (r Runner) Run(ctx context.Context, what string, progress storage.Progress, start Start) (types.AnyType, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, givenUp(ctx, "%s: not begun", what)
+	}
+	var ref types.ManagedObjectReference
+	err := r.Endpoint.Do(ctx, func(ctx context.Context, client *vim25.Client) error {
+		started, err := start(ctx, client)
+		if err == nil {
+			ref = started.Reference()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, Explain(err, "%s", what)
+	}
+	w := newWatch(ref, progress)
+	f, err := follow.Start(r.Endpoint, r.Follow, w)
+	if err != nil {
+		return nil, Explain(err, "%s: task %s goes on at the endpoint", what, ref.Value)
+	}
+	defer f.Close()
+	return r.wait(ctx, what, w)
+}
+
+// wait waits for the end.
+func (r Runner) wait(ctx context.Context, what string, w *watch) (types.AnyType, error) {
+	var lost error
+	var patience <-chan time.Time
+	for {
+		select {
+		case info := <-w.ended:
+			return r.result(what, info)
+		case err := <-w.gone:
+			return nil, Explain(err, "%s: the endpoint does not know task %s any more, so its outcome is not known", what, w.ref.Value)
+		case lost = <-w.lost:
+			switch {
+			case lost == nil:
+				patience = nil
+			case patience == nil:
+				patience = time.After(or(r.Patience, 2*time.Minute))
+			}
+		case <-patience:
+			return nil, Explain(lost, "%s: the outcome of task %s is not known", what, w.ref.Value)
+		case <-ctx.Done():
+			return nil, r.cancel(ctx, what, w)
+		}
+	}
+}
+
+// result is what a task has ended with.
+func (r Runner) result(what string, info types.TaskInfo) (types.AnyType, error) {
+	if info.State == types.TaskInfoStateSuccess {
+		return info.Result, nil
+	}
+	return nil, Explain(r.Endpoint.Report(nil, failure(info)), "%s", what)
+}
+
+// failure is the error of a task.
+func failure(info types.TaskInfo) error {
+	if info.Error == nil {
+		return errors.New("the task failed without a reason")
+	}
+	return task.Error{LocalizedMethodFault: info.Error, Description: info.Description}
+}
+
+// cancel asks the endpoint to end a task, and says what became of it.
+func (r Runner) cancel(ctx context.Context, what string, w *watch) error {
+	patience, stop := context.WithTimeout(context.WithoutCancel(ctx), or(r.Farewell, 10*time.Second))
+	defer stop()
+	err := r.Endpoint.Do(patience, func(ctx context.Context, client *vim25.Client) error {
+		_, err := methods.CancelTask(ctx, client, &types.CancelTask{This: w.ref})
+		return err
+	})
+	select {
+	case info := <-w.ended:
+		if info.State == types.TaskInfoStateSuccess {
+			return givenUp(ctx, "%s: was given up, but had been done at the host by then", what)
+		}
+		return givenUp(ctx, "%s: was given up, and ended at the host", what)
+	case <-patience.Done():
+	}
+	if err != nil {
+		return givenUp(ctx, "%s: was given up, but task %s goes on at the host: cannot cancel it: %v", what, w.ref.Value, err)
+	}
+	return givenUp(ctx, "%s: was given up, and task %s was told to end at the host but has not yet", what, w.ref.Value)
+}
+
+// givenUp is the error of what was cut short by its caller.
+func givenUp(ctx context.Context, format string, args ...any) error {
+	code := verr.OperationAborted
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		code = verr.OperationTimeout
+	}
+	return verr.New(code, "%s: %w", fmt.Sprintf(format, args...), ctx.Err()).In(verr.FromStorage)
+}
+
+func or(d, fallback time.Duration) time.Duration {
+	if d <= 0 {
+		return fallback
+	}
+	return d
+}

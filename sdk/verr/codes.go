@@ -30,6 +30,7 @@ const (
 	NoNodeDevice         Code = 53
 	OperationInvalid     Code = 55
 	NoInterface          Code = 57
+	MultipleInterfaces   Code = 59
 	NoNWFilter           Code = 62
 	InvalidSecret        Code = 65
 	NoSecret             Code = 66

@@ -168,12 +168,30 @@ func (s *Server) subscribe(after uint64) (*event.Subscription, error) {
 
 // message is an event as the API tells it.
 func message(e event.Event) *adminv1.WatchEventsResponse {
+	kind, details := kindOf(e)
+	return &adminv1.WatchEventsResponse{
+		Seq: e.Seq, Time: timestamppb.New(e.Time), Kind: kind, Uri: e.URI, Name: e.Name, Uuid: e.UUID.String(), Details: details,
+	}
+}
+
+// kindOf names a kind of event, "OBJECT.KIND", with its details.
+func kindOf(e event.Event) (string, map[string]string) {
+	lifecycle := func(n int32) map[string]string { return map[string]string{"event": strconv.Itoa(int(n))} }
+	switch {
+	case e.Pool != nil && e.Pool.Refreshed:
+		return "pool.refresh", nil
+	case e.Pool != nil:
+		return "pool.lifecycle", lifecycle(e.Pool.Lifecycle)
+	case e.Secret != nil && e.Secret.Changed:
+		return "secret.value_changed", nil
+	case e.Secret != nil:
+		return "secret.lifecycle", lifecycle(e.Secret.Lifecycle)
+	case e.Network != nil:
+		return "network.lifecycle", lifecycle(e.Network.Lifecycle)
+	}
 	kind, details := describe(e.Domain)
 	details["id"] = strconv.Itoa(int(e.ID))
-	return &adminv1.WatchEventsResponse{
-		Seq: e.Seq, Time: timestamppb.New(e.Time), Kind: "domain." + kind, Uri: e.URI, Name: e.Name, Uuid: e.UUID.String(),
-		Details: details,
-	}
+	return "domain." + kind, details
 }
 
 // describe names a kind of event and its details by the fields of the contract's message.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"testing"
 
@@ -146,5 +147,37 @@ func TestWatchResumesAndRefusesWhatIsNotKept(t *testing.T) {
 	}
 	if status.Code(err) != codes.OutOfRange {
 		t.Errorf("watch from an event that is not kept: %v", err)
+	}
+}
+
+func TestEventsAreToldByTheKindOfTheirObject(t *testing.T) {
+	bus := event.NewBus(0)
+	c := adminv1.NewHostServiceClient(serve(t, bus))
+	for _, e := range []event.Event{
+		{Pool: &event.Pool{Lifecycle: 2}},
+		{Pool: &event.Pool{Refreshed: true}},
+		{Secret: &event.Secret{Lifecycle: 1}},
+		{Secret: &event.Secret{Changed: true}},
+		{Network: &event.Network{Lifecycle: 3}},
+		{ID: 4, Domain: &pb.Event{Event: &pb.Event_Reboot{Reboot: &pb.RebootEvent{}}}},
+	} {
+		bus.Publish(e)
+	}
+	bus.Publish(event.Event{Pool: &event.Pool{Lifecycle: 2}})
+	stream, err := c.WatchEvents(t.Context(), &adminv1.WatchEventsRequest{After: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"pool.refresh map[]", "secret.lifecycle map[event:1]", "secret.value_changed map[]", "network.lifecycle map[event:3]",
+		"domain.reboot map[id:4]", "pool.lifecycle map[event:2]",
+	} {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(e.GetKind(), " ", e.GetDetails()); got != want {
+			t.Errorf("told %s, want %s", got, want)
+		}
 	}
 }

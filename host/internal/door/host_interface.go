@@ -13,9 +13,6 @@ const (
 	interfaceActive   = uint32(libvirt.ConnectListInterfacesActive)
 )
 
-// multipleInterfaces is libvirt's VIR_ERR_MULTIPLE_INTERFACES.
-const multipleInterfaces verr.Code = 59
-
 // interfaceLists are the lists of the network interfaces of a host.
 var interfaceLists = family[connection.Interface, libvirt.Interface]{
 	plural: "interfaces", function: "virConnectListAllInterfaces", known: interfaceInactive | interfaceActive,
@@ -44,7 +41,7 @@ func interfaceLookupByMAC(s *session, args *libvirt.InterfaceLookupByMacStringAr
 	case len(found) == 0:
 		return nil, verr.New(verr.NoInterface, "couldn't find interface with MAC address '%s'", args.Mac)
 	case len(found) > 1:
-		return nil, verr.New(multipleInterfaces, "multiple interfaces with matching MAC address")
+		return nil, verr.New(verr.MultipleInterfaces, "multiple interfaces with matching MAC address")
 	}
 	return interfaceReply(found[0], nil)
 }

@@ -43,24 +43,26 @@ type answered struct {
 
 func testAnswers(t *testing.T, tests []answered) {
 	t.Helper()
-	b := newBench(t, Limits{})
-	c := b.openURI(b.path, mirrorURI)
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			c.t = t
-			var got any
-			if tt.want != nil {
-				got = reflect.New(reflect.TypeOf(tt.want).Elem()).Interface()
-			}
-			c.must(tt.proc, tt.args, got)
-			if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", tt.want); g != w {
-				t.Errorf("answer %s, want %s", g, w)
-			}
-			if said := b.mirror.said(); said != tt.said {
-				t.Errorf("asked %q, want %q", said, tt.said)
-			}
-		})
-	}
+	t.Run("answers", func(t *testing.T) { // so that its bench ends before another is looked at for leaks
+		b := newBench(t, Limits{})
+		c := b.openURI(b.path, mirrorURI)
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				c.t = t
+				var got any
+				if tt.want != nil {
+					got = reflect.New(reflect.TypeOf(tt.want).Elem()).Interface()
+				}
+				c.must(tt.proc, tt.args, got)
+				if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", tt.want); g != w {
+					t.Errorf("answer %s, want %s", g, w)
+				}
+				if said := b.mirror.said(); said != tt.said {
+					t.Errorf("asked %q, want %q", said, tt.said)
+				}
+			})
+		}
+	})
 }
 
 // refused is a call and the error that it must get.
@@ -78,30 +80,32 @@ type refused struct {
 
 func testRefusals(t *testing.T, tests []refused) {
 	t.Helper()
-	b := newBench(t, Limits{})
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			path, uri := b.path, tt.uri
-			if tt.ro {
-				path = b.ro
-			}
-			if uri == "" {
-				uri = mirrorURI
-			}
-			c := b.openURI(path, uri)
-			defer func() { _ = c.conn.Close() }()
-			e := c.call(tt.proc, tt.args, nil)
-			if e == nil || e.Code != tt.code || !strings.Contains(*e.Message, tt.says) {
-				t.Fatalf("error %+v, want code %d with %q", e, tt.code, tt.says)
-			}
-			if want := cmp.Or(tt.domain, int32(verr.FromESX)); tt.uri == "" && tt.code != 3 && e.Domain != want {
-				t.Errorf("error of domain %d, want %d", e.Domain, want)
-			}
-			if said := b.mirror.said(); said != "" {
-				t.Errorf("asked %q all the same", said)
-			}
-		})
-	}
+	t.Run("refusals", func(t *testing.T) { // so that its bench ends before another is looked at for leaks
+		b := newBench(t, Limits{})
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				path, uri := b.path, tt.uri
+				if tt.ro {
+					path = b.ro
+				}
+				if uri == "" {
+					uri = mirrorURI
+				}
+				c := b.openURI(path, uri)
+				defer func() { _ = c.conn.Close() }()
+				e := c.call(tt.proc, tt.args, nil)
+				if e == nil || e.Code != tt.code || !strings.Contains(*e.Message, tt.says) {
+					t.Fatalf("error %+v, want code %d with %q", e, tt.code, tt.says)
+				}
+				if want := cmp.Or(tt.domain, int32(verr.FromESX)); tt.uri == "" && tt.code != 3 && e.Domain != want {
+					t.Errorf("error of domain %d, want %d", e.Domain, want)
+				}
+				if said := b.mirror.said(); said != "" {
+					t.Errorf("asked %q all the same", said)
+				}
+			})
+		}
+	})
 }
 
 func TestNetworksOverTheWire(t *testing.T) {

@@ -27,6 +27,7 @@ var phrases = map[verr.Code]string{
 	verr.NoNodeDevice:         "Node device not found",
 	verr.OperationInvalid:     "Requested operation is not valid",
 	verr.NoInterface:          "Interface not found",
+	verr.MultipleInterfaces:   "multiple matching interfaces found",
 	verr.NoNWFilter:           "Network filter not found",
 	verr.InvalidSecret:        "Invalid secret",
 	verr.NoSecret:             "Secret not found",

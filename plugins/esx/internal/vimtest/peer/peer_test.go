@@ -59,7 +59,7 @@ func TestLibvirtsOwnDriverWorks(t *testing.T) {
 		{"domstate " + name, []string{"shut off"}},
 		{"start " + name, []string{"started"}},
 		{"pool-list", []string{"LocalDS_0", "active"}},
-		{"pool-dumpxml LocalDS_0", []string{"<pool type='dir'>", "/vmfs/volumes/LocalDS_0"}},
+		{"pool-dumpxml LocalDS_0", []string{"<pool type='dir'>", "<path>/vmfs/volumes/"}},
 		{"net-list", []string{"vSwitch0", "active"}},
 		{"net-dumpxml vSwitch0", []string{"<portgroup name='VM Network'>", "<interface dev='vmnic0'/>"}},
 	} {

@@ -1450,7 +1450,7 @@ type WatchEventsResponse struct {
 	Seq uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	// When it happened.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// Kind: "domain.lifecycle", "domain.reboot", ...
+	// Kind: "domain.lifecycle", "domain.reboot", "pool.lifecycle", "pool.refresh", "secret.value_changed", "network.lifecycle", ...
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// URI of the connection.
 	Uri string `protobuf:"bytes,4,opt,name=uri,proto3" json:"uri,omitempty"`

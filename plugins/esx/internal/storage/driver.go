@@ -22,7 +22,9 @@ var (
 )
 
 // NewDriver returns the driver of the pools of all stores that find finds.
-func NewDriver(find func(connection string) (*Store, error)) storage.Driver { return &Driver{find: find} }
+func NewDriver(find func(connection string) (*Store, error)) storage.Driver {
+	return &Driver{find: find}
+}
 
 // of finds the backend of a pool.
 func (d *Driver) of(ref *pb.Pool) (backend, error) {

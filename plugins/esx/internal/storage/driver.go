@@ -59,7 +59,7 @@ func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
 			VolumeFormats: files, DefaultVolumeFormat: files[0],
 		},
 		{Name: "dir", Supported: true, VolumeFormats: files, DefaultVolumeFormat: files[0]},
-		{Name: "iscsi", Supported: true, VolumeFormats: []string{"raw"}, DefaultVolumeFormat: "raw"},
+		{Name: "iscsi", Supported: true},
 	}, nil
 }
 

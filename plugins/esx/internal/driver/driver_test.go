@@ -17,6 +17,7 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/driver"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/inventory/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -295,4 +296,12 @@ func shortly(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// configureClient sends a configuration and returns the plugin's answer.
+func configureClient(r *rig, config []byte) (*basev1.ConfigureResponse, error) {
+	s := r.host.Settings
+	return basev1.NewPluginServiceClient(r.conn).Configure(r.ctx(), &basev1.ConfigureRequest{
+		ConfigJson: config, RuntimeDir: s.RuntimeDir, StateDir: s.StateDir, LogDir: s.LogDir,
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/lodgevirt/lodge/tests/rig"
+	"github.com/lodgevirt/lodge/tests/wire"
 )
 
 const (
@@ -46,22 +47,26 @@ func measureESX(ctx context.Context, only, bin, scratch string, p plan) ([]*resu
 	}
 	var errs []error
 	for _, machines := range p.machines {
-		for _, r := range results {
-			progress(os.Stderr, "%s: ESX host with %d machines", r.name, machines)
-			m := &esxMeter{plan: p, r: r, machines: machines, dir: filepath.Join(scratch, fmt.Sprintf("e%d", machines))}
-			measure := m.theirs
-			if r == ours {
-				measure = func(ctx context.Context) error { return m.ours(ctx, bin) }
+		m := &esxMeter{plan: p, machines: machines, dir: filepath.Join(scratch, fmt.Sprintf("e%d", machines))}
+		err := m.run(ctx, bin, func() error {
+			for _, m.r = range results {
+				progress(os.Stderr, "%s: ESX host with %d machines", m.r.name, machines)
+				measure := m.theirs
+				if m.r == ours {
+					measure = func(ctx context.Context) error { return m.ours(ctx, bin) }
+				}
+				if err := measure(ctx); err != nil {
+					return fmt.Errorf("measure %s with %d machines: %w", m.r.name, machines, err)
+				}
 			}
-			if err := m.run(ctx, bin, measure); err != nil {
-				errs = append(errs, fmt.Errorf("measure %s with %d machines: %w", r.name, machines, err))
-			}
-		}
+			return nil
+		})
+		errs = append(errs, err)
 	}
 	return results, errors.Join(errs...)
 }
 
-// esxMeter measures one driver with one host.
+// esxMeter measures one driver after the other with one host.
 type esxMeter struct {
 	plan     plan
 	r        *result
@@ -70,8 +75,8 @@ type esxMeter struct {
 	host     *esxHost
 }
 
-// run starts a host for a measurement and ends it.
-func (m *esxMeter) run(ctx context.Context, bin string, measure func(context.Context) error) (err error) {
+// run starts a host for measurements and ends it.
+func (m *esxMeter) run(ctx context.Context, bin string, measure func() error) (err error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
@@ -80,7 +85,7 @@ func (m *esxMeter) run(ctx context.Context, bin string, measure func(context.Con
 		return err
 	}
 	defer func() { err = errors.Join(err, m.host.close()) }()
-	return measure(ctx)
+	return measure()
 }
 
 // esxHost is a simulated host in a process of its own.
@@ -222,8 +227,8 @@ func (m *esxMeter) ours(ctx context.Context, bin string) (err error) {
 	password := filepath.Join(m.dir, "password")
 	host := &rig.Host{Dir: filepath.Join(m.dir, "l"), Bin: bin}
 	settings := filepath.Join(host.Dir, "etc", "plugins.d")
-	config := fmt.Sprintf("[config]\nendpoints = [%q]\n", fmt.Sprintf("sim address=%s user=%s thumbprint=%s password_file=%s",
-		m.host.Address, m.host.User, m.host.Thumbprint, password))
+	config := fmt.Sprintf("[config.endpoints.sim]\naddress = %q\nuser = %q\nthumbprint = %q\npassword_file = %q\n",
+		m.host.Address, m.host.User, m.host.Thumbprint, password)
 	if err := errors.Join(
 		os.WriteFile(password, []byte(m.host.Password+"\n"), 0o600),
 		os.MkdirAll(settings, 0o700),
@@ -242,7 +247,11 @@ func (m *esxMeter) ours(ctx context.Context, bin string) (err error) {
 		return err
 	}
 	uri := "esx+unix:///?name=" + url.QueryEscape(esxURI) + "&socket=" + url.QueryEscape(host.Socket())
-	if err := m.commands(ctx, esxClient{uri: uri}); err != nil {
+	c := esxClient{uri: uri}
+	if err := m.commands(ctx, c); err != nil {
+		return err
+	}
+	if err := m.definitions(ctx, host, c); err != nil {
 		return err
 	}
 	return m.memory(host)
@@ -305,6 +314,33 @@ func (m *esxMeter) calls(_ context.Context, host *rig.Host) error {
 		}
 		m.r.time(fmt.Sprintf("%s, %d machines", call.what, m.machines), median(times))
 	}
+	return nil
+}
+
+// definitions reads the XML of every machine, after which the driver has them all in memory.
+func (m *esxMeter) definitions(ctx context.Context, host *rig.Host, virsh esxClient) error {
+	names, _, _, err := virsh.run(ctx, "list", "--all", "--name")
+	if err != nil {
+		return err
+	}
+	c, err := dial(host.Socket(), esxURI)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var times []time.Duration
+	for _, name := range strings.Fields(names) {
+		dom, err := lookup(c, name)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		if _, err := c.call(procGetXMLDesc, wire.Uint32(dom, 0)); err != nil {
+			return fmt.Errorf("read XML of %s: %w", name, err)
+		}
+		times = append(times, time.Since(began))
+	}
+	m.r.time(fmt.Sprintf("a call that tells the XML of one, %d machines", m.machines), median(times))
 	return nil
 }
 

@@ -39,6 +39,7 @@ func TestWhatAHostDoesNotHaveIsRefusedByName(t *testing.T) {
 	for body, word := range map[string]string{
 		`<ip address='10.0.0.1' netmask='255.0.0.0'><dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp></ip>`: "<ip>",
 		`<dns><host ip='10.0.0.1'><hostname>a</hostname></host></dns>`:                                          "<dns>",
+
 		`<domain name='example.org'/>`:                                                   "<domain>",
 		`<mac address='52:54:00:00:00:01'/>`:                                             "<mac>",
 		`<route address='10.0.0.0' prefix='8' gateway='10.0.0.1'/>`:                      "<route>",
@@ -66,6 +67,7 @@ func TestWhatAHostDoesNotHaveIsRefusedByName(t *testing.T) {
 		`<portgroup name='p'><vlan trunk='yes'><tag id='1'/></vlan></portgroup>`:         "trunk",
 		`<portgroup name='p'><vlan trunk='no'><tag id='4095'/></vlan></portgroup>`:       "trunk",
 		`<portgroup name='p'><vlan><tag id='1' nativeMode='tagged'/></vlan></portgroup>`: "nativeMode",
+
 		`<o:options xmlns:o='http://libvirt.org/schemas/network/dnsmasq/1.0'><o:option value='x'/></o:options>`: "<options>",
 		`<name xmlns='urn:other'>y</name>`: "<name>",
 	} {

@@ -14,12 +14,6 @@ import (
 // Prepare fills in what libvirt's own driver asks a model for and the simulator does not have.
 func Prepare(model *simulator.Model) error {
 	registry := model.Map()
-	for _, entity := range registry.All("HostSystem") {
-		host := entity.(*simulator.HostSystem)
-		capability := *host.Capability
-		capability.MaxSupportedVcpus = 768
-		host.Capability = &capability
-	}
 	for _, entity := range registry.All("Datastore") {
 		mount(entity.(*simulator.Datastore))
 	}

@@ -227,8 +227,8 @@ func (m *esxMeter) ours(ctx context.Context, bin string) (err error) {
 	password := filepath.Join(m.dir, "password")
 	host := &rig.Host{Dir: filepath.Join(m.dir, "l"), Bin: bin}
 	settings := filepath.Join(host.Dir, "etc", "plugins.d")
-	config := fmt.Sprintf("[config]\nendpoints = [%q]\n", fmt.Sprintf("sim address=%s user=%s thumbprint=%s password_file=%s",
-		m.host.Address, m.host.User, m.host.Thumbprint, password))
+	config := fmt.Sprintf("[config.endpoints.sim]\naddress = %q\nuser = %q\nthumbprint = %q\npassword_file = %q\n",
+		m.host.Address, m.host.User, m.host.Thumbprint, password)
 	if err := errors.Join(
 		os.WriteFile(password, []byte(m.host.Password+"\n"), 0o600),
 		os.MkdirAll(settings, 0o700),

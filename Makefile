@@ -63,7 +63,7 @@ demo: deps-demo build ## Boot a Linux guest with virsh, kill every daemon, and w
 	@go run ./examples/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: deps build ## Run every test
+test: deps build bin/vimsim ## Run every test
 ifeq ($(TEST),./...)
 	@scripts/test $(CGO_PLUGINS:%=./plugins/%/...)
 else
@@ -75,7 +75,7 @@ test-short: toolchain ## Run the tests that start no guest and no daemon
 	go test -short -timeout 10m $(TEST)
 
 .PHONY: race
-race: deps build ## Run every test with the race detector (needs gcc)
+race: deps build bin/vimsim ## Run every test with the race detector (needs gcc)
 	LODGE_BIN=$(CURDIR)/bin CGO_ENABLED=1 go test -race -timeout 40m $(TEST)
 
 .PHONY: bench

@@ -57,8 +57,9 @@ func (b *Binaries) build() error {
 	for _, name := range []string{"lodged", "lodge-lockd", "lodge"} {
 		targets["host/cmd/"+name] = filepath.Join(b.dir, name)
 	}
+	targets["plugins/esx/vimsim"] = filepath.Join(b.dir, "vimsim") // for tests alone
 	for _, folder := range []string{
-		"qemu", "test", "storage/local", "storage/logical", "storage/disk", "storage/sheepdog", "storage/iscsi", "storage/rbd", "lock/sanlock", "lock/etcd",
+		"qemu", "test", "esx", "storage/local", "storage/logical", "storage/disk", "storage/sheepdog", "storage/iscsi", "storage/rbd", "lock/sanlock", "lock/etcd",
 	} {
 		name := filepath.Base(folder)
 		targets["plugins/"+folder] = filepath.Join(plugins, "lodge-plugin-"+name)

@@ -28,6 +28,8 @@ type Extension struct {
 	// waiting are tasks that go on when their machine is answered.
 	waiting map[types.ManagedObjectReference]func(ctx *simulator.Context)
 	answers []string
+	// placed are the sessions that find our object under a reference, by that.
+	placed map[types.ManagedObjectReference]map[*simulator.Session]bool
 }
 
 // Extend adds what the simulator lacks and the driver needs to a model that was created. The simulator's own objects stay in its registry, since it asserts their types; only calls go to ours.
@@ -35,6 +37,7 @@ func Extend(model *simulator.Model) *Extension {
 	x := &Extension{
 		registry: model.Map(), stalled: map[string]bool{}, asks: map[types.ManagedObjectReference]types.VirtualMachineQuestionInfo{},
 		waiting: map[types.ManagedObjectReference]func(ctx *simulator.Context){},
+		placed:  map[types.ManagedObjectReference]map[*simulator.Session]bool{},
 	}
 	x.registry.Handler = x.route
 	addAutostart(x.registry)
@@ -64,22 +67,58 @@ var calls = map[string][]string{
 	"VirtualMachineSnapshot": {"RevertToSnapshot_Task"},
 }
 
-// route finds the object that answers a call, nil for the simulator's own.
+// route finds the object that answers a call, nil for the simulator's own. What a session finds under a reference goes before what is returned
+// here, so ours is placed there, until the object is gone.
 func (x *Extension) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if m.Name == "Destroy_Task" || m.Name == "UnregisterVM" {
+		x.remove(ctx, m.This)
+	}
+	ours := x.ours(ctx, m)
+	if ours != nil && ctx.Session != nil {
+		x.place(ctx.Session, m.This, ours)
+	}
+	return ours, nil
+}
+
+// place has a session find an object of ours.
+func (x *Extension) place(s *simulator.Session, ref types.ManagedObjectReference, ours mo.Reference) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.placed[ref] == nil {
+		x.placed[ref] = map[*simulator.Session]bool{}
+	}
+	if !x.placed[ref][s] {
+		x.placed[ref][s] = true
+		s.Put(ours)
+	}
+}
+
+// remove has all sessions find the simulator's own object again, as long as there is one.
+func (x *Extension) remove(ctx *simulator.Context, ref types.ManagedObjectReference) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for s := range x.placed[ref] {
+		s.Registry.Remove(ctx, ref)
+	}
+	delete(x.placed, ref)
+}
+
+// ours is the object of ours that answers a call, or nil.
+func (x *Extension) ours(ctx *simulator.Context, m *simulator.Method) mo.Reference {
 	for _, name := range calls[m.This.Type] {
 		if name != m.Name {
 			continue
 		}
 		switch o := ctx.Map.Get(m.This).(type) {
 		case *simulator.VirtualMachine:
-			return &machine{VirtualMachine: o, x: x}, nil
+			return &machine{VirtualMachine: o, x: x}
 		case *simulator.Folder:
-			return &folder{Folder: o, x: x}, nil
+			return &folder{Folder: o, x: x}
 		case *simulator.VirtualMachineSnapshot:
-			return &snapshot{VirtualMachineSnapshot: o, x: x}, nil
+			return &snapshot{VirtualMachineSnapshot: o, x: x}
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // Stall has the tasks of a method ("PowerOnVM_Task") begin and never end. If they can be cancelled, that ends them.

@@ -77,7 +77,6 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 	back := model.Service.NewServer()
 	defer back.Close()
 	model.Service.ServeMux.HandleFunc("/screen", vimtest.Screen)
-	model.Service.ServeMux.HandleFunc("/screen", vimtest.Screen)
 	front := httptest.NewUnstartedServer(model.Service.ServeMux)
 	if o.peer {
 		front.Config.Handler = peer.Handler(model.Service.ServeMux)

@@ -192,6 +192,25 @@ func TestWhatIsLeftIsNamed(t *testing.T) {
 	}
 }
 
+func TestEndpointThatIsClosedDuringAChangeLeavesNobodyWaiting(t *testing.T) {
+	r := start(t, vimtest.Options{})
+	closed := make(chan struct{})
+	x := &trouble{at: "AddPortGroup stay", do: func() types.BaseMethodFault {
+		go func() {
+			defer close(closed)
+			r.endpoint.Close()
+		}()
+		time.Sleep(100 * time.Millisecond)
+		return nil
+	}}
+	r.OnNetworkChange(x.hook)
+	begin := time.Now()
+	_, err := r.define(before)
+	<-closed
+	refused(t, err, verr.OperationAborted, `network "lab" is left`, `port group "change" is left`, `port group "stay" is left`)
+	t.Logf("it ended after %v: %v", time.Since(begin), err)
+}
+
 func TestUndefineWhoseAnswerIsLostFindsOut(t *testing.T) {
 	for name, c := range map[string]struct {
 		done bool

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"reflect"
 	"sync"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/guests"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/network"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/settings"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/storage"
 	"github.com/lodgevirt/lodge/sdk/inventory"
 	"github.com/lodgevirt/lodge/sdk/plugin"
 	"github.com/lodgevirt/lodge/sdk/verr"
@@ -42,6 +45,9 @@ type connection struct {
 type parts struct {
 	endpoint *endpoint.Endpoint
 	guests   *guests.Guests
+	// store and networks are nil for a connection to all of a vCenter server.
+	store    *storage.Store
+	networks *network.Networks
 }
 
 // newConnection makes a connection that has not started.
@@ -69,7 +75,10 @@ func (c *connection) start(ctx context.Context, table *settings.Table) {
 func (c *connection) make(config endpoint.Config, err error) {
 	if err == nil {
 		c.config = config
-		c.parts, err = c.open(config)
+		var made *parts
+		if made, err = c.open(config); err == nil {
+			c.parts = made
+		}
 	}
 	c.err = err
 	if err != nil {
@@ -78,23 +87,61 @@ func (c *connection) make(config endpoint.Config, err error) {
 }
 
 // open starts the parts, none of which needs the endpoint to be there.
-func (c *connection) open(config endpoint.Config) (*parts, error) {
-	e, err := endpoint.Open(config, c.log)
-	if err != nil {
+func (c *connection) open(config endpoint.Config) (_ *parts, err error) {
+	p := &parts{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.endpoint, err = endpoint.Open(config, c.log); err != nil {
 		return nil, err
 	}
 	server, _, err := net.SplitHostPort(config.Address)
 	if err != nil {
 		server = config.Address
 	}
-	g, err := guests.Start(e, guests.Options{
-		Product: config.Product, Path: c.target.Path, Server: server, AutoAnswer: c.target.AutoAnswer, Ready: c.feed.Synced,
+	made := make(chan struct{})
+	p.guests, err = guests.Start(p.endpoint, guests.Options{
+		Product: config.Product, Path: c.target.Path, Server: server, AutoAnswer: c.target.AutoAnswer,
+		Ready: func(ctx context.Context) error {
+			<-made
+			return p.ready(ctx)
+		},
 	}, c.feed, c.log)
-	if err != nil {
-		e.Close()
+	defer close(made)
+	if err != nil || config.Product == endpoint.VPX && len(c.target.Path) == 0 {
+		return p, err // storage and networks are a host's
+	}
+	if p.store, err = storage.Start(p.endpoint, p.guests.Host, c.feed, c.log); err != nil {
 		return nil, err
 	}
-	return &parts{endpoint: e, guests: g}, nil
+	p.networks, err = network.Start(p.endpoint, p.guests.Host, c.feed, c.log)
+	return p, err
+}
+
+// ready waits until storage and networks were read.
+func (p *parts) ready(ctx context.Context) error {
+	if p.store == nil || p.networks == nil {
+		return nil
+	}
+	return errors.Join(p.store.Ready(ctx), p.networks.Ready(ctx))
+}
+
+// close ends the parts and waits for them.
+func (p *parts) close() {
+	if p.endpoint != nil {
+		p.endpoint.Close()
+	}
+	if p.store != nil {
+		p.store.Close()
+	}
+	if p.networks != nil {
+		p.networks.Close()
+	}
+	if p.guests != nil {
+		p.guests.Close()
+	}
 }
 
 // configure makes the parts anew if their endpoint is another now.
@@ -121,8 +168,7 @@ func (c *connection) end() {
 	if c.parts == nil {
 		return
 	}
-	c.parts.endpoint.Close()
-	c.parts.guests.Close()
+	c.parts.close()
 	c.parts = nil
 }
 

@@ -45,6 +45,8 @@ var (
 	_ inventory.Snapshots      = (*Driver)(nil)
 	_ inventory.Migration      = (*Driver)(nil)
 	_ inventory.Natives        = (*Driver)(nil)
+	_ inventory.Networks       = (*Driver)(nil)
+	_ inventory.Storage        = (*Driver)(nil)
 	_ hypervisor.Lifecycle     = (*Driver)(nil)
 	_ hypervisor.Screenshooter = (*Driver)(nil)
 	_ hypervisor.Stats         = (*Driver)(nil)

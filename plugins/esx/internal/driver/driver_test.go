@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,12 +18,29 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/driver"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest"
 	"github.com/lodgevirt/lodge/sdk/faketest"
+	"github.com/lodgevirt/lodge/sdk/plugin"
+	basev1 "github.com/lodgevirt/lodge/sdk/proto/lodge/base/v1"
 	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/inventory/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// roleKey is the variable that makes the test's program the plugin.
+const roleKey = "ESX_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(roleKey) == "plugin" {
+		plugin.Serve(driver.Plugin("0.0.1"))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// process is the plugin's.
+func process() *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleKey+"=plugin")
+	return cmd
+}
 
 // slack is the longest that a test waits for something to happen.
 const slack = 30 * time.Second
@@ -32,7 +50,7 @@ const secretID = "3c1c0b5e-97d3-4c39-8d3b-2f6a7c3f7a10"
 
 // rig is the driver's plugin within a core, with simulated endpoints by the names of their tables.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	host *faketest.Host
 	conn *grpc.ClientConn
 }
@@ -52,7 +70,7 @@ func start(t *testing.T, endpoints map[string]any) *rig {
 	return r
 }
 
-func config(t *testing.T, endpoints map[string]any, authFile string) []byte {
+func config(t testing.TB, endpoints map[string]any, authFile string) []byte {
 	t.Helper()
 	text, err := json.Marshal(map[string]any{"endpoints": endpoints, "auth_file": authFile})
 	if err != nil {
@@ -93,7 +111,7 @@ func (r *rig) open(uri string) (*pb.OpenResponse, error) {
 
 // picture is what a follower sees.
 type picture struct {
-	t          *testing.T
+	t          testing.TB
 	connection string
 	messages   chan *pb.FollowResponse
 	seq        uint64
@@ -286,5 +304,21 @@ func TestTheWholePictureIsTold(t *testing.T) {
 			h.GetNode().GetHostname() == "" || len(h.GetNode().GetCellFreeKib()) != int(h.GetNode().GetNodes()) {
 			t.Errorf("host is %v", h)
 		}
+	})
+}
+
+// shortly is a context that ends soon.
+func shortly(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// configureClient sends a configuration and returns the plugin's answer.
+func configureClient(r *rig, config []byte) (*basev1.ConfigureResponse, error) {
+	s := r.host.Settings
+	return basev1.NewPluginServiceClient(r.conn).Configure(r.ctx(), &basev1.ConfigureRequest{
+		ConfigJson: config, RuntimeDir: s.RuntimeDir, StateDir: s.StateDir, LogDir: s.LogDir,
 	})
 }

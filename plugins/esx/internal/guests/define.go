@@ -133,6 +133,12 @@ func (g *Guests) undo(ctx context.Context, id string, cause error) error {
 		}
 		return vm.Unregister(ctx)
 	})
+	if err == nil {
+		g.await(ctx, func(s *inventory.Snapshot) bool {
+			_, still := s.UUID(id)
+			return !still
+		})
+	}
 	e := verr.From(cause)
 	switch {
 	case err != nil:

@@ -25,6 +25,8 @@ var codes = map[string]verr.Code{
 	"AlreadyExists":         verr.OperationFailed,
 	"FileAlreadyExists":     verr.OperationFailed,
 	"FileNotFound":          verr.OperationFailed,
+	"InvalidDatastorePath":  verr.OperationFailed,
+	"InvalidName":           verr.InvalidArg,
 	"FileLocked":            verr.ResourceBusy,
 	"TaskInProgress":        verr.ResourceBusy,
 	"ConcurrentAccess":      verr.ResourceBusy,
@@ -79,6 +81,10 @@ func detailOf(f types.BaseMethodFault) string {
 		return "VMware Tools do not run in the guest"
 	case *types.FileNotFound:
 		return "there is no file '" + f.File + "'"
+	case *types.InvalidDatastorePath:
+		return "there is no datastore or folder '" + f.DatastorePath + "'"
+	case *types.InvalidName:
+		return "'" + f.Name + "' is no name of a machine: it has more than 80 bytes, or characters that it cannot have"
 	case *types.FileAlreadyExists:
 		return "file '" + f.File + "' is there already"
 	case *types.FileLocked:

@@ -30,9 +30,9 @@ type Options struct {
 	Server string
 	// AutoAnswer has questions of machines answered with their defaults.
 	AutoAnswer bool
-	// Ready is called once when the machines are in the feed for the first time, and whenever they are true again; it calls the feed's
-	// Synced, now or when more is there. Nil calls it at once.
-	Ready func()
+	// Ready waits until what others put into the feed is there, so that the feed can be told to be synced; it is called whenever the
+	// machines are. An error is no obstacle. Nil waits for nothing.
+	Ready func(ctx context.Context) error
 	// Mirror is how the endpoint is followed.
 	Mirror inventory.Options
 }
@@ -46,9 +46,12 @@ type Guests struct {
 	mirror   *inventory.Mirror
 	place    atomic.Pointer[place]
 	// wake has the background look for what is to be read or answered.
-	wake    chan struct{}
+	wake chan struct{}
+	// life ends with Close.
+	life    context.Context
 	cancel  context.CancelFunc
 	stopped chan struct{}
+	syncing sync.WaitGroup
 	meter   *meter
 
 	// telling is held from a look at shown to the feed's Apply, so that nothing old is told after something new. It is taken before mu.
@@ -68,12 +71,9 @@ func Start(e *endpoint.Endpoint, o Options, feed *sdk.Feed, log hclog.Logger) (*
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &Guests{
 		endpoint: e, options: o, feed: feed, log: log.With("endpoint", e.Name()),
-		wake: make(chan struct{}, 1), cancel: cancel, stopped: make(chan struct{}), meter: newMeter(e),
+		wake: make(chan struct{}, 1), life: ctx, cancel: cancel, stopped: make(chan struct{}), meter: newMeter(e),
 		shown: &inventory.Snapshot{}, changed: make(chan struct{}),
 		definitions: map[types.ManagedObjectReference]definition{}, answered: map[string]bool{},
-	}
-	if g.options.Ready == nil {
-		g.options.Ready = feed.Synced
 	}
 	g.options.Mirror.Locate = g.locate
 	mirror, err := inventory.Start(e, g.options.Mirror, log, g.told)
@@ -90,6 +90,7 @@ func Start(e *endpoint.Endpoint, o Options, feed *sdk.Feed, log hclog.Logger) (*
 func (g *Guests) Close() {
 	g.cancel()
 	g.mirror.Close()
+	g.syncing.Wait()
 	<-g.stopped
 }
 
@@ -136,9 +137,31 @@ func (g *Guests) told(c inventory.Change) {
 	g.forget(c)
 	g.tell(c)
 	if c.Kind == inventory.Resynchronised {
-		g.options.Ready()
+		g.syncing.Go(func() { g.sync(c.Snapshot) })
 	}
 	g.poke()
+}
+
+// readyTimeout bounds the wait for what others put into the feed.
+const readyTimeout = 10 * time.Second
+
+// sync tells that the picture is true, once all of it is there and unless it was lost again meanwhile.
+func (g *Guests) sync(read *inventory.Snapshot) {
+	if g.options.Ready != nil {
+		ctx, cancel := context.WithTimeout(g.life, readyTimeout)
+		defer cancel()
+		if err := g.options.Ready(ctx); err != nil {
+			g.log.Warn("storage or networks are not there", "error", err)
+		}
+	}
+	g.telling.Lock()
+	defer g.telling.Unlock()
+	g.mu.Lock()
+	shown := g.shown
+	g.mu.Unlock()
+	if g.life.Err() == nil && (shown == read || shown.StaleSince.IsZero()) {
+		g.feed.Synced()
+	}
 }
 
 // tell puts a change into the feed.

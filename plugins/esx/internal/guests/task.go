@@ -25,6 +25,9 @@ const (
 	maxMargin = 8 * time.Second
 	// cancelTimeout bounds the cancelling.
 	cancelTimeout = 3 * time.Second
+	// minCancel is what cancelling takes at least, and answerTime what is left of a call's time for its answer.
+	minCancel  = 500 * time.Millisecond
+	answerTime = 200 * time.Millisecond
 	// retryPause is between two tries to wait for a task when the connection was lost.
 	retryPause = 200 * time.Millisecond
 	// taskWait is how long the endpoint may hold up an answer about a task, in seconds.
@@ -188,16 +191,25 @@ func ended(info *types.TaskInfo) bool {
 
 // giveUp cancels a task and says what has become of it. One that turns out to have succeeded is a success.
 func (g *Guests) giveUp(ctx context.Context, what string, ref types.ManagedObjectReference, cause error) (types.AnyType, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+	limit := cancelTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = max(minCancel, min(limit, time.Until(deadline)-answerTime))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	var info *types.TaskInfo
+	var refusal error
 	err := g.endpoint.Do(ctx, func(ctx context.Context, client *vim25.Client) (err error) {
-		_, cancelled := methods.CancelTask(ctx, client, &types.CancelTask{This: ref})
-		if info, err = waitOnce(ctx, client, ref); err != nil && cancelled != nil {
-			return cancelled
+		if _, refusal = methods.CancelTask(ctx, client, &types.CancelTask{This: ref}); refusal != nil {
+			info, err = taskInfo(ctx, client, ref)
+			return err
 		}
+		info, err = waitOnce(ctx, client, ref)
 		return err
 	})
+	if refusal != nil {
+		err = refusal
+	}
 	code := verr.OperationTimeout
 	var question *questionError
 	if errors.As(cause, &question) {

@@ -22,7 +22,9 @@ var (
 )
 
 // NewDriver returns the driver of the pools of all stores that find finds.
-func NewDriver(find func(connection string) (*Store, error)) storage.Driver { return &Driver{find: find} }
+func NewDriver(find func(connection string) (*Store, error)) storage.Driver {
+	return &Driver{find: find}
+}
 
 // of finds the backend of a pool.
 func (d *Driver) of(ref *pb.Pool) (backend, error) {
@@ -57,7 +59,7 @@ func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
 			VolumeFormats: files, DefaultVolumeFormat: files[0],
 		},
 		{Name: "dir", Supported: true, VolumeFormats: files, DefaultVolumeFormat: files[0]},
-		{Name: "iscsi", Supported: true, VolumeFormats: []string{"raw"}, DefaultVolumeFormat: "raw"},
+		{Name: "iscsi", Supported: true},
 	}, nil
 }
 

@@ -25,21 +25,18 @@ func TestDatastoresOfEachKindArePools(t *testing.T) {
 			libvirt string
 			xml     []string
 		}{
-			vimtest.VMFS:  {"fs", []string{"<pool type='fs'>", "<format type='vmfs'/>", "<path>" + b.server.MountPath("VMFS-1") + "</path>"}},
+			vimtest.VMFS:  {"fs", []string{"<pool type='fs'>", "<format type='vmfs'/>"}},
 			vimtest.NFS:   {"netfs", []string{"<pool type='netfs'>", "<host name='filer.example'/>", "<dir path='/export/NFS-1'/>", "<format type='nfs'/>"}},
 			vimtest.Local: {"dir", []string{"<pool type='dir'>"}},
 		} {
 			name := kind + "-1"
-			dir := b.server.AddDatastore(name, kind)
+			b.server.AddDatastore(name, kind)
 			var o *inventoryv1.PoolObject
 			b.until(name, func(v *inventory.View) bool {
 				o = v.Pools[sum(b.server.MountPath(name))]
 				return o.GetType() == want.libvirt
 			})
-			if kind == vimtest.Local {
-				want.xml = append(want.xml, "<path>"+dir+"</path>")
-			}
-			for _, part := range append(want.xml, "<name>"+name+"</name>", "<uuid>"+o.GetUuid()+"</uuid>") {
+			for _, part := range append(want.xml, "<name>"+name+"</name>", "<path>"+b.server.MountPath(name)+"</path>", "<uuid>"+o.GetUuid()+"</uuid>") {
 				if !strings.Contains(o.GetXml(), part) {
 					t.Errorf("%s: %s is not in %s", name, part, o.GetXml())
 				}
@@ -123,7 +120,7 @@ func TestTargetsArePoolsThatCanOnlyBeRead(t *testing.T) {
 	if o.GetUuid() != sum(iqn) || o.GetType() != "iscsi" || o.GetCapacity() != 6144*512 {
 		t.Errorf("the target is told as %v", o)
 	}
-	for _, part := range []string{"<pool type='iscsi'>", "<host name='10.0.0.7' port='3260'/>", "<device path='" + iqn + "'/>"} {
+	for _, part := range []string{"<pool type='iscsi'>", "<host name='10.0.0.7' port='3260'/>", "<iqn name='" + iqn + "'/>"} {
 		if !strings.Contains(o.GetXml(), part) {
 			t.Errorf("%s is not in %s", part, o.GetXml())
 		}

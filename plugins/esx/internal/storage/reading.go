@@ -243,4 +243,6 @@ func (r *reading) datastore(f *facts) backend {
 }
 
 // Lost implements follow.Source. The feed's owner says that it is stale.
-func (r *reading) Lost(_ context.Context, cause error) { r.log.Debug("storage not followed", "error", cause) }
+func (r *reading) Lost(_ context.Context, cause error) {
+	r.log.Debug("storage not followed", "error", cause)
+}

@@ -59,3 +59,14 @@ func (s *Server) Autostart(name string, on bool) {
 		return err
 	})
 }
+
+// AutostartEnabled switches the automatic starts of the host.
+func (s *Server) AutostartEnabled(on bool) {
+	s.t.Helper()
+	s.do("switch automatic starts", func(ctx context.Context) error {
+		_, err := methods.ReconfigureAutostart(ctx, s.admin.Client, &types.ReconfigureAutostart{
+			This: autostartRef, Spec: types.HostAutoStartManagerConfig{Defaults: &types.AutoStartDefaults{Enabled: types.NewBool(on)}},
+		})
+		return err
+	})
+}

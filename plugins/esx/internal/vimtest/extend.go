@@ -2,6 +2,7 @@ package vimtest
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -28,18 +29,22 @@ type Extension struct {
 	// waiting are tasks that go on when their machine is answered.
 	waiting map[types.ManagedObjectReference]func(ctx *simulator.Context)
 	answers []string
-	// placed are the sessions that find our object under a reference, by that.
-	placed map[types.ManagedObjectReference]map[*simulator.Session]bool
+	// sessions are those that have an object of ours for the simulator's.
+	sessions map[types.ManagedObjectReference][]*simulator.Registry
 }
 
-// Extend adds what the simulator lacks and the driver needs to a model that was created. The simulator's own objects stay in its registry, since it asserts their types; only calls go to ours.
+var _ simulator.RegisterObject = (*Extension)(nil)
+
+// Extend adds what the simulator lacks and the driver needs to a model that was created. The simulator's own
+// objects stay in its registry, since it asserts their types; only calls go to ours.
 func Extend(model *simulator.Model) *Extension {
 	x := &Extension{
 		registry: model.Map(), stalled: map[string]bool{}, asks: map[types.ManagedObjectReference]types.VirtualMachineQuestionInfo{},
-		waiting: map[types.ManagedObjectReference]func(ctx *simulator.Context){},
-		placed:  map[types.ManagedObjectReference]map[*simulator.Session]bool{},
+		waiting:  map[types.ManagedObjectReference]func(ctx *simulator.Context){},
+		sessions: map[types.ManagedObjectReference][]*simulator.Registry{},
 	}
 	x.registry.Handler = x.route
+	x.registry.AddHandler(x)
 	addAutostart(x.registry)
 	addNetworks(x.registry)
 	addStorage(x.registry)
@@ -67,58 +72,50 @@ var calls = map[string][]string{
 	"VirtualMachineSnapshot": {"RevertToSnapshot_Task"},
 }
 
-// route finds the object that answers a call, nil for the simulator's own. What a session finds under a reference goes before what is returned
-// here, so ours is placed there, until the object is gone.
+// route sees each call before it is answered, and puts our object for the simulator's into the session, whose objects are asked first. It
+// leaves the answer to the simulator.
 func (x *Extension) route(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
-	if m.Name == "Destroy_Task" || m.Name == "UnregisterVM" {
-		x.remove(ctx, m.This)
+	if !slices.Contains(calls[m.This.Type], m.Name) || ctx.Session == nil || ctx.Session.Registry.Get(m.This) != nil {
+		return nil, nil
 	}
-	ours := x.ours(ctx, m)
-	if ours != nil && ctx.Session != nil {
-		x.place(ctx.Session, m.This, ours)
+	var ours mo.Reference
+	switch o := ctx.Map.Get(m.This).(type) {
+	case *simulator.VirtualMachine:
+		ours = &machine{VirtualMachine: o, x: x}
+	case *simulator.Folder:
+		ours = &folder{Folder: o, x: x}
+	case *simulator.VirtualMachineSnapshot:
+		ours = &snapshot{VirtualMachineSnapshot: o, x: x}
+	default:
+		return nil, nil
 	}
-	return ours, nil
-}
-
-// place has a session find an object of ours.
-func (x *Extension) place(s *simulator.Session, ref types.ManagedObjectReference, ours mo.Reference) {
+	ctx.Session.Registry.Put(ours)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.placed[ref] == nil {
-		x.placed[ref] = map[*simulator.Session]bool{}
-	}
-	if !x.placed[ref][s] {
-		x.placed[ref][s] = true
-		s.Put(ours)
-	}
+	x.sessions[m.This] = append(x.sessions[m.This], ctx.Session.Registry)
+	return nil, nil
 }
 
-// remove has all sessions find the simulator's own object again, as long as there is one.
-func (x *Extension) remove(ctx *simulator.Context, ref types.ManagedObjectReference) {
+// Reference implements simulator.RegisterObject.
+func (x *Extension) Reference() types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: "Extension", Value: "vimtest"}
+}
+
+// PutObject implements simulator.RegisterObject.
+func (x *Extension) PutObject(*simulator.Context, mo.Reference) {}
+
+// UpdateObject implements simulator.RegisterObject.
+func (x *Extension) UpdateObject(*simulator.Context, mo.Reference, []types.PropertyChange) {}
+
+// RemoveObject implements simulator.RegisterObject: sessions forget what is gone.
+func (x *Extension) RemoveObject(ctx *simulator.Context, ref types.ManagedObjectReference) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	for s := range x.placed[ref] {
-		s.Registry.Remove(ctx, ref)
+	registries := x.sessions[ref]
+	delete(x.sessions, ref)
+	x.mu.Unlock()
+	for _, r := range registries {
+		r.Remove(ctx, ref)
 	}
-	delete(x.placed, ref)
-}
-
-// ours is the object of ours that answers a call, or nil.
-func (x *Extension) ours(ctx *simulator.Context, m *simulator.Method) mo.Reference {
-	for _, name := range calls[m.This.Type] {
-		if name != m.Name {
-			continue
-		}
-		switch o := ctx.Map.Get(m.This).(type) {
-		case *simulator.VirtualMachine:
-			return &machine{VirtualMachine: o, x: x}
-		case *simulator.Folder:
-			return &folder{Folder: o, x: x}
-		case *simulator.VirtualMachineSnapshot:
-			return &snapshot{VirtualMachineSnapshot: o, x: x}
-		}
-	}
-	return nil
 }
 
 // Stall has the tasks of a method ("PowerOnVM_Task") begin and never end. If they can be cancelled, that ends them.
@@ -246,7 +243,30 @@ func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) 
 	if fault := f.x.lost(&req.Config); fault != nil {
 		return refuse(fault)
 	}
-	return f.Folder.CreateVMTask(ctx, req)
+	if !strings.Contains(req.Config.Name, "%") {
+		return f.Folder.CreateVMTask(ctx, req)
+	}
+	return f.createEscaped(ctx, req)
+}
+
+// createEscaped makes a machine whose name has escapes, which the simulator would escape again, and make every device twice.
+func (f *folder) createEscaped(ctx *simulator.Context, req *types.CreateVM_Task) soap.HasFault {
+	name := req.Config.Name
+	req.Config.Name = strings.ReplaceAll(name, "%", "_")
+	task := simulator.CreateTask(f.Folder, "createVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		body := f.Folder.CreateVMTask(ctx, req).(*methods.CreateVM_TaskBody)
+		made := ctx.Map.Get(body.Res.Returnval).(*simulator.Task)
+		made.Wait()
+		if made.Info.Error != nil {
+			return nil, made.Info.Error.Fault
+		}
+		ref := made.Info.Result.(types.ManagedObjectReference)
+		ctx.Map.AtomicUpdate(ctx, ctx.Map.Get(ref), []types.PropertyChange{
+			{Name: "name", Val: name}, {Name: "config.name", Val: name}, {Name: "summary.config.name", Val: name},
+		})
+		return ref, nil
+	})
+	return &methods.CreateVM_TaskBody{Res: &types.CreateVM_TaskResponse{Returnval: task.Run(ctx)}}
 }
 
 // picture is a PNG of one black pixel.

@@ -208,3 +208,44 @@ func (s *Server) MakeDisk(file string) {
 		})
 	})
 }
+
+// Summary tells of each machine, a line each and sorted: name, BIOS UUID, whether it is active, vCPUs, memory, and how many snapshots it has.
+func (s *Server) Summary() string {
+	s.t.Helper()
+	var lines []string
+	s.do("summarize", func(ctx context.Context) error {
+		all, err := find.NewFinder(s.admin.Client).VirtualMachineList(ctx, "/...")
+		if err != nil {
+			return err
+		}
+		refs := make([]types.ManagedObjectReference, len(all))
+		for i, vm := range all {
+			refs[i] = vm.Reference()
+		}
+		var vms []mo.VirtualMachine
+		paths := []string{"name", "config.uuid", "runtime.powerState", "config.hardware.numCPU", "config.hardware.memoryMB", "snapshot"}
+		if err := s.admin.PropertyCollector().Retrieve(ctx, refs, paths, &vms); err != nil {
+			return err
+		}
+		for _, vm := range vms {
+			snapshots := 0
+			if vm.Snapshot != nil {
+				snapshots = count(vm.Snapshot.RootSnapshotList)
+			}
+			lines = append(lines, fmt.Sprintf("%s %s %v %d vCPUs %d KiB %d snapshots", vm.Name, vm.Config.Uuid,
+				vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff, vm.Config.Hardware.NumCPU, int(vm.Config.Hardware.MemoryMB)<<10, snapshots))
+		}
+		return nil
+	})
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// count counts the snapshots of a tree.
+func count(nodes []types.VirtualMachineSnapshotTree) int {
+	n := len(nodes)
+	for _, node := range nodes {
+		n += count(node.ChildSnapshotList)
+	}
+	return n
+}

@@ -107,7 +107,10 @@ func infoOf(kind string, base *types.DatastoreInfo) types.BaseDatastoreInfo {
 	volume := types.HostFileSystemVolume{Type: kind, Name: base.Name}
 	switch kind {
 	case VMFS:
-		return &types.VmfsDatastoreInfo{DatastoreInfo: *base, Vmfs: &types.HostVmfsVolume{HostFileSystemVolume: volume, Uuid: base.Name}}
+		return &types.VmfsDatastoreInfo{DatastoreInfo: *base, Vmfs: &types.HostVmfsVolume{
+			HostFileSystemVolume: volume, Uuid: base.Name, BlockSizeMb: 1, MaxBlocks: 1 << 20, MajorVersion: 6, Version: "6.81",
+			Extent: []types.HostScsiDiskPartition{{DiskName: "naa.5000", Partition: 3}},
+		}}
 	case NFS:
 		return &types.NasDatastoreInfo{DatastoreInfo: *base, Nas: &types.HostNasVolume{
 			HostFileSystemVolume: volume, RemoteHost: "filer.example", RemotePath: "/export/" + base.Name,

@@ -157,6 +157,9 @@ func fileInfo(at string, entry fs.DirEntry, queries []types.BaseFileQuery) types
 	return nil
 }
 
+// blockSize is the least room of a file.
+const blockSize = 4096
+
 // diskInfo is what is told of a disk: its size, and the room that its extents take.
 func diskInfo(at string, info types.FileInfo) types.BaseFileInfo {
 	disk := &types.VmDiskFileInfo{FileInfo: info}
@@ -170,7 +173,8 @@ func diskInfo(at string, info types.FileInfo) types.BaseFileInfo {
 	for _, extent := range d.Extent {
 		if stat, err := os.Stat(filepath.Join(filepath.Dir(at), filepath.Base(extent.Info))); err == nil {
 			if disk.FileSize += stat.Size(); *disk.Thin {
-				disk.FileSize = stat.Sys().(*syscall.Stat_t).Blocks * 512
+				// Hosts tell of no disk that it takes no room, and libvirt's own driver fails where one does.
+				disk.FileSize = max(blockSize, stat.Sys().(*syscall.Stat_t).Blocks*512)
 			}
 		}
 	}

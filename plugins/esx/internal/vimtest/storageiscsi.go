@@ -51,7 +51,7 @@ func (s *Server) AddTarget(iqn, address string, port int32, units ...Unit) {
 	for n, unit := range units {
 		disk := &types.HostScsiDisk{Capacity: types.HostDiskDimensionsLba{BlockSize: 512, Block: unit.Blocks}, DevicePath: unit.Path()}
 		disk.Key, disk.Uuid, disk.DeviceName = "key-vim.host.ScsiDisk-"+unit.Name, unit.UUID(), unit.Path()
-		disk.CanonicalName, disk.LunType = unit.Name, "disk"
+		disk.CanonicalName, disk.LunType, disk.OperationalState = unit.Name, "disk", []string{"ok"}
 		devices.ScsiLun = append(devices.ScsiLun, disk)
 		seen.Lun = append(seen.Lun, types.HostScsiTopologyLun{Key: disk.Key, Lun: int32(n), ScsiLun: disk.Key})
 	}

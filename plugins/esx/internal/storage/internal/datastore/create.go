@@ -141,10 +141,14 @@ func (p *Pool) make(ctx context.Context, want *plan, progress storage.Progress) 
 	if err == nil {
 		err = p.move(ctx, m.work, want.name)
 	}
-	if err != nil {
-		return m.undo(ctx, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	remove := p.remove
+	if want.from == nil && want.format != vmdkFormat {
+		remove = p.removeWritten
+	}
+	return p.undo(ctx, m.work, remove, err)
 }
 
 // fill makes what the volume has in it.

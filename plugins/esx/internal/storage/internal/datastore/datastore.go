@@ -103,9 +103,6 @@ func (p *Pool) define(name, path string) *poolxml.Pool {
 		def.Source = poolxml.Source{Format: &poolxml.Format{Type: "vmfs"}}
 	default:
 		def.Type = "dir"
-		if local, ok := info.(*types.LocalDatastoreInfo); ok && local.Path != "" {
-			def.Target.Path = local.Path
-		}
 	}
 	return def
 }

@@ -19,6 +19,9 @@ const (
 	leftover = 24 * time.Hour
 	// cleanup bounds the removal of what was not made whole.
 	cleanup = 30 * time.Second
+	// lateTries and latePause are how often and at what intervals a file is looked for that may only now be begun.
+	lateTries = 5
+	latePause = 200 * time.Millisecond
 )
 
 // making is a file that becomes a volume.
@@ -37,13 +40,32 @@ func (p *Pool) begin(name string) *making {
 	return &making{pool: p, work: dspath.Child(folder, work)}
 }
 
-// undo removes what was made and adds to the error what could not be removed.
-func (m *making) undo(ctx context.Context, err error) error {
+// undo removes something that was made in vain, and adds to the error that it could not be removed. An endpoint that is away is waited for.
+func (p *Pool) undo(ctx context.Context, name string, remove func(ctx context.Context, name string) error, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
-	if left := m.pool.remove(ctx, m.work); left != nil && !verr.Is(left, verr.NoStorageVol) {
-		e := verr.From(err)
-		return verr.New(e.Code, "%w; '%s' may be left of it: %s", err, m.pool.path(m.work), left.Error()).In(verr.FromStorage)
+	_, left := p.place.Endpoint.Await(ctx)
+	if left == nil {
+		left = remove(ctx, name)
+	}
+	if left == nil || verr.Is(left, verr.NoStorageVol) {
+		return err
+	}
+	return verr.New(verr.From(err).Code, "%w; '%s' may be left of it: %s", err, p.path(name), left.Error()).In(verr.FromStorage)
+}
+
+// removeWritten deletes a file whose writing was broken off. An endpoint may only now begin to write what it was sent, so a file that is not
+// there is looked for some more times.
+func (p *Pool) removeWritten(ctx context.Context, name string) (err error) {
+	for range lateTries {
+		if err = p.removeFile(ctx, name); !verr.Is(err, verr.NoStorageVol) {
+			return err
+		}
+		select {
+		case <-time.After(latePause):
+		case <-ctx.Done():
+			return err
+		}
 	}
 	return err
 }

@@ -129,14 +129,7 @@ func (s *sink) Abort() {
 
 // undo removes the new file. It is one file, also where it is to be the extent of a disk.
 func (s *sink) undo(ctx context.Context, err error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-	defer cancel()
-	left := s.content.pool.removeFile(ctx, s.making.work)
-	if left == nil || verr.Is(left, verr.NoStorageVol) {
-		return err
-	}
-	work := s.content.pool.path(s.making.work)
-	return verr.New(verr.From(err).Code, "%w; '%s' may be left of it: %s", err, work, left.Error()).In(verr.FromStorage)
+	return s.content.pool.undo(ctx, s.making.work, s.content.pool.removeWritten, err)
 }
 
 var _ storage.Sink = (*sink)(nil)

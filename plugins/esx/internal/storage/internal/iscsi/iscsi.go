@@ -98,7 +98,7 @@ func disks(luns []types.BaseScsiLun) map[string]*pb.Volume {
 		size := uint64(max(0, disk.Capacity.Block)) * uint64(max(0, disk.Capacity.BlockSize))
 		all[disk.Key] = &pb.Volume{
 			Name: disk.DeviceName, Key: ident.Of(cmp.Or(disk.Uuid, disk.Key)), Path: cmp.Or(disk.DevicePath, disk.DeviceName),
-			Type: pb.VolumeType_VOLUME_TYPE_BLOCK, Format: poolxml.Raw, Capacity: size, Allocation: size,
+			Type: pb.VolumeType_VOLUME_TYPE_BLOCK, Capacity: size, Allocation: size,
 		}
 	}
 	return all
@@ -119,7 +119,7 @@ func attach(targets map[string]*target, units map[string]*pb.Volume, seen []type
 	}
 }
 
-// pools makes pools of targets.
+// pools makes pools of targets. As in libvirt's own driver the target's name is where a definition has the initiator's.
 func pools(targets map[string]*target) ([]*Pool, error) {
 	all := make([]*Pool, 0, len(targets))
 	for iqn, t := range targets {
@@ -129,8 +129,8 @@ func pools(targets map[string]*target) ([]*Pool, error) {
 		}
 		slices.SortFunc(p.units, func(a, b *pb.Volume) int { return cmp.Compare(a.GetName(), b.GetName()) })
 		def := &poolxml.Pool{
-			Type: "iscsi", Name: iqn, UUID: ident.Of(iqn), Target: &poolxml.Target{Path: "/vmfs/devices/disks"},
-			Source: poolxml.Source{Hosts: t.hosts, Devices: []poolxml.Device{{Path: iqn}}},
+			Type: "iscsi", Name: iqn, UUID: ident.Of(iqn),
+			Source: poolxml.Source{Hosts: t.hosts, Initiator: &poolxml.Initiator{IQN: poolxml.Named{Name: iqn}}},
 		}
 		text, err := def.XML()
 		if err != nil {

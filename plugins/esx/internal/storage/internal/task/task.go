@@ -46,16 +46,9 @@ func (r Runner) Run(ctx context.Context, what string, progress storage.Progress,
 	if err := ctx.Err(); err != nil {
 		return nil, givenUp(ctx, "%s: not begun", what)
 	}
-	var ref types.ManagedObjectReference
-	err := r.Endpoint.Do(ctx, func(ctx context.Context, client *vim25.Client) error {
-		started, err := start(ctx, client)
-		if err == nil {
-			ref = started.Reference()
-		}
-		return err
-	})
+	ref, err := r.start(ctx, what, start)
 	if err != nil {
-		return nil, Explain(err, "%s", what)
+		return nil, err
 	}
 	w := newWatch(ref, progress)
 	f, err := follow.Start(r.Endpoint, r.Follow, w)
@@ -64,6 +57,26 @@ func (r Runner) Run(ctx context.Context, what string, progress storage.Progress,
 	}
 	defer f.Close()
 	return r.wait(ctx, what, w)
+}
+
+// start starts a task.
+func (r Runner) start(ctx context.Context, what string, start Start) (ref types.ManagedObjectReference, err error) {
+	unanswered := false
+	err = r.Endpoint.Do(ctx, func(ctx context.Context, client *vim25.Client) error {
+		started, err := start(ctx, client)
+		if err == nil {
+			ref = started.Reference()
+		}
+		unanswered = err != nil && !Answered(err)
+		return err
+	})
+	switch {
+	case unanswered:
+		return ref, Explain(err, "%s: the endpoint has not answered, so it is not known whether it was begun", what)
+	case err != nil:
+		return ref, Explain(err, "%s", what)
+	}
+	return ref, nil
 }
 
 // wait waits for the end.

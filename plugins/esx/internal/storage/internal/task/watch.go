@@ -33,7 +33,9 @@ func newWatch(ref types.ManagedObjectReference, progress storage.Progress) *watc
 }
 
 // Open implements follow.Source.
-func (w *watch) Open(ctx context.Context, at *follow.Watch) error { return at.Object(ctx, w.ref, "info") }
+func (w *watch) Open(ctx context.Context, at *follow.Watch) error {
+	return at.Object(ctx, w.ref, "info")
+}
 
 // Apply implements follow.Source.
 func (w *watch) Apply(update types.ObjectUpdate) error {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+
+	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
 // Writer writes a whole file, which replaces one that is there. Until Finish has succeeded the file may have any part of the content.
@@ -39,10 +41,13 @@ func (a Access) Create(ctx context.Context, file string, size uint64) (*Writer, 
 	go func() {
 		defer close(w.answered)
 		w.outcome = t.session.Client.Do(t.ctx, req, func(res *http.Response) error {
-			if res.StatusCode/100 != 2 {
-				return a.status(res, file)
+			switch {
+			case res.StatusCode/100 == 2:
+				return nil
+			case res.StatusCode == http.StatusNotFound: // the file need not be there
+				return verr.New(verr.NoStoragePool, "there is no datastore '%s', or no such folder in it", a.Datastore).In(verr.FromStorage)
 			}
-			return nil
+			return a.status(res, file)
 		})
 		// Whoever still writes learns why nobody takes it.
 		_ = read.CloseWithError(errors.Join(w.outcome, io.ErrClosedPipe))

@@ -65,6 +65,11 @@ func (f *Follower) Ready(ctx context.Context) error {
 	case <-f.ready:
 		return nil
 	case <-f.stopped:
+		select {
+		case <-f.ready:
+			return nil
+		default:
+		}
 		return verr.New(verr.InvalidConn, "endpoint %q is closed", f.endpoint.Name()).In(verr.FromESX)
 	case <-ctx.Done():
 	}

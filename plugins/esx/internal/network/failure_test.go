@@ -13,7 +13,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest"
-	"github.com/lodgevirt/lodge/sdk/inventory"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -193,6 +192,25 @@ func TestWhatIsLeftIsNamed(t *testing.T) {
 	}
 }
 
+func TestEndpointThatIsClosedDuringAChangeLeavesNobodyWaiting(t *testing.T) {
+	r := start(t, vimtest.Options{})
+	closed := make(chan struct{})
+	x := &trouble{at: "AddPortGroup stay", do: func() types.BaseMethodFault {
+		go func() {
+			defer close(closed)
+			r.endpoint.Close()
+		}()
+		time.Sleep(100 * time.Millisecond)
+		return nil
+	}}
+	r.OnNetworkChange(x.hook)
+	begin := time.Now()
+	_, err := r.define(before)
+	<-closed
+	refused(t, err, verr.OperationAborted, `network "lab" is left`, `port group "change" is left`, `port group "stay" is left`)
+	t.Logf("it ended after %v: %v", time.Since(begin), err)
+}
+
 func TestUndefineWhoseAnswerIsLostFindsOut(t *testing.T) {
 	for name, c := range map[string]struct {
 		done bool
@@ -273,17 +291,22 @@ func TestChangesTakeTurns(t *testing.T) {
 	}
 }
 
-func TestClosedNetworksRefuse(t *testing.T) {
+func TestClosedNetworksSayThatTheyDoNotSee(t *testing.T) {
 	r := start(t, vimtest.Options{})
+	o := r.mustDefine(before)
 	r.networks.Close()
 	if r.network("vSwitch0") == nil {
 		t.Error("the picture is gone")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	_, _, err := r.networks.DefineNetwork(ctx, before)
-	refused(t, err, verr.OperationTimeout, "lab", "does not see")
-	if _, err := r.feed.Await(ctx, func(v *inventory.View) bool { return len(v.Networks) > 1 }); err == nil {
-		t.Error("the picture changes after the end")
+	_, _, err := r.networks.DefineNetwork(ctx, `<network><name>late</name></network>`)
+	refused(t, err, verr.OperationTimeout, "late", "does not see")
+	ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err = r.networks.UndefineNetwork(ctx, o.GetUuid())
+	refused(t, err, verr.OperationTimeout, "lab", "still sees")
+	if names := r.names(); !slices.Equal(names, []string{"lab", "vSwitch0"}) {
+		t.Errorf("after the end the picture has %v", names)
 	}
 }

@@ -83,6 +83,9 @@ func (s *source) Open(ctx context.Context, w *follow.Watch) error {
 // Apply keeps the configuration that is told. A host that tells none, as one that its vCenter server has lost, keeps what it told last.
 func (s *source) Apply(update types.ObjectUpdate) error {
 	for _, change := range update.ChangeSet {
+		if change.Name != configuration {
+			return fmt.Errorf("only a part of the configuration was told: %s", change.Name)
+		}
 		switch v := change.Val.(type) {
 		case nil:
 		case types.HostNetworkInfo:

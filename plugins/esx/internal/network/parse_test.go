@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
@@ -117,6 +118,26 @@ func TestBandwidthIsPrintedAsItWasRead(t *testing.T) {
 		if got := ofPolicy(s.policy()); got != s {
 			t.Errorf("%+v comes back as %+v", s, got)
 		}
+	}
+}
+
+func TestUpdateThatIsNoWholeConfigurationEndsTheWatch(t *testing.T) {
+	whole := types.HostNetworkInfo{Vswitch: []types.HostVirtualSwitch{{Name: "a"}}}
+	s := &source{}
+	apply := func(name string, value any) error {
+		return s.Apply(types.ObjectUpdate{ChangeSet: []types.PropertyChange{{Name: name, Val: value}}})
+	}
+	if err := apply(configuration, whole); err != nil || s.info.Vswitch[0].Name != "a" {
+		t.Errorf("a whole configuration: %+v, %v", s.info, err)
+	}
+	if err := apply(configuration, nil); err != nil || s.info == nil {
+		t.Errorf("a host that tells none any more: %+v, %v", s.info, err)
+	}
+	if err := apply(configuration+`.vswitch["key"]`, nil); err == nil || !strings.Contains(err.Error(), "vswitch") {
+		t.Errorf("a part of one: error is %v", err)
+	}
+	if err := apply(configuration, "text"); err == nil || !strings.Contains(err.Error(), "string") {
+		t.Errorf("another type: error is %v", err)
 	}
 }
 

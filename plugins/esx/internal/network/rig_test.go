@@ -31,6 +31,7 @@ const slack = 20 * time.Second
 type rig struct {
 	*vimtest.Server
 	t        testing.TB
+	endpoint *endpoint.Endpoint
 	networks *network.Networks
 	feed     *inventory.Feed
 }
@@ -52,7 +53,7 @@ func startOn(t testing.TB, s *vimtest.Server) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
-	r := &rig{Server: s, t: t, feed: inventory.NewFeed()}
+	r := &rig{Server: s, t: t, endpoint: e, feed: inventory.NewFeed()}
 	host := s.FirstHost()
 	r.networks, err = network.StartWith(e, func(context.Context) (*object.HostSystem, error) { return host, nil }, r.feed,
 		hclog.NewNullLogger(), follow.Options{

@@ -73,8 +73,8 @@ func (n *Networks) undo(ctx context.Context, undo call) error {
 		if err == nil || fault.Is(err, &types.NotFound{}) {
 			return nil
 		}
-		if answered(err) {
-			return err
+		if answered(err) || verr.Is(err, verr.InvalidConn) {
+			return err // the endpoint refuses, or is closed for good
 		}
 		if rest(ctx); ctx.Err() != nil {
 			return err

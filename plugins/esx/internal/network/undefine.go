@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -44,7 +45,10 @@ func (n *Networks) UndefineNetwork(ctx context.Context, uuid string) (seq uint64
 	if err := n.removeSwitch(ctx, s, present.Name); err != nil {
 		return 0, err
 	}
-	return n.feed.Await(ctx, func(v *inventory.View) bool { return v.Networks[uuid] == nil })
+	if seq, err = n.feed.Await(ctx, func(v *inventory.View) bool { return v.Networks[uuid] == nil }); err != nil {
+		return 0, explain(err, fmt.Sprintf("network %q is removed, but the driver still sees it", present.Name))
+	}
+	return seq, nil
 }
 
 // removeSwitch removes a switch. If the endpoint does not answer, it is asked whether it is gone.
@@ -57,7 +61,7 @@ func (n *Networks) removeSwitch(ctx context.Context, s state, name string) error
 	case err == nil:
 		return nil
 	case answered(err):
-		return explain(err, "remove network \""+name+"\"")
+		return explain(err, fmt.Sprintf("remove network %q", name))
 	}
 	bounded, cancel := context.WithTimeout(ctx, takeBack)
 	defer cancel()
@@ -73,9 +77,9 @@ func (n *Networks) removeSwitch(ctx context.Context, s state, name string) error
 		case find(now.info, named(name)) == nil:
 			return nil
 		}
-		return explain(err, "remove network \""+name+"\" (it is still there)")
+		return explain(err, fmt.Sprintf("remove network %q (it is still there)", name))
 	}
-	return explain(err, "remove network \""+name+"\" (it is not known whether it is gone)")
+	return explain(err, fmt.Sprintf("remove network %q (it is not known whether it is gone)", name))
 }
 
 // checkUnused refuses to take away port groups that machines use.

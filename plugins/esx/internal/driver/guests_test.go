@@ -185,9 +185,14 @@ func TestGuestsAreDefinedChangedAndUndefined(t *testing.T) {
 		}
 		_, err = guests.Undefine(r.ctx(), &pb.UndefineRequest{Guest: p.ref(first(o))})
 		refused(t, err, verr.OperationInvalid, "not suspended or powered off")
-		// The image of the disk is there still.
-		if _, err := define(doc); err == nil || !strings.Contains(err.Error(), "is there already") {
-			t.Errorf("the machine's file is not in the way: %v", err)
+		// The image of the disk is there still, and so is the file of the machine that is gone.
+		again, err := define(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.at(again.GetSeq())
+		if file := s.Config("new 100%25").Files.VmPathName; file != "[LocalDS_0] new/new 100%25_1.vmx" {
+			t.Errorf("the machine's file is %q", file)
 		}
 	})
 }

@@ -3,9 +3,11 @@ package guests
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"strings"
 
+	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/vim25"
@@ -79,13 +81,10 @@ func (g *Guests) create(ctx context.Context, p *place, d *libvirtxml.Domain) (ui
 	if err != nil {
 		return 0, err
 	}
-	spec.Files = &types.VirtualMachineFileInfo{VmPathName: file}
-	what := "define domain '" + d.Name + "'"
-	_, err = g.run(ctx, what, inventory.VM{}, func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error) {
-		return began(object.NewFolder(client, p.folder).
-			CreateVM(ctx, *spec, object.NewResourcePool(client, p.pool), object.NewHostSystem(client, p.host)))
-	})
-	if err != nil {
+	if err := g.images(ctx, p, d); err != nil {
+		return 0, err
+	}
+	if err := g.make(ctx, p, d.Name, spec, file); err != nil {
 		return 0, g.undo(ctx, d.UUID, err)
 	}
 	g.await(ctx, func(s *inventory.Snapshot) bool {
@@ -100,6 +99,48 @@ func (g *Guests) create(ctx context.Context, p *place, d *libvirtxml.Domain) (ui
 		return 0, g.undo(ctx, d.UUID, err)
 	}
 	return g.settled(ctx, vm), nil
+}
+
+// namesTried is how many names of files are tried for a new machine where others have left theirs.
+const namesTried = 16
+
+// make has the host make a machine. A file that a machine which is gone has left is not touched: the new one gets another name.
+func (g *Guests) make(ctx context.Context, p *place, name string, spec *types.VirtualMachineConfigSpec, file string) (err error) {
+	base, isFile := strings.CutSuffix(file, ".vmx")
+	for n := range namesTried {
+		if n > 0 {
+			file = fmt.Sprintf("%s_%d.vmx", base, n)
+		}
+		spec.Files = &types.VirtualMachineFileInfo{VmPathName: file}
+		what := "define domain '" + name + "'"
+		_, err = g.run(ctx, what, inventory.VM{}, func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error) {
+			return began(object.NewFolder(client, p.folder).
+				CreateVM(ctx, *spec, object.NewResourcePool(client, p.pool), object.NewHostSystem(client, p.host)))
+		})
+		if !isFile || !fault.Is(err, &types.FileAlreadyExists{}) {
+			return err
+		}
+	}
+	return err
+}
+
+// images refuses a definition whose images of disks are not there, before anything is made.
+func (g *Guests) images(ctx context.Context, p *place, d *libvirtxml.Domain) error {
+	for _, disk := range d.Devices.Disks {
+		if disk.Source == nil || disk.Source.File == nil || disk.Device != "" && disk.Device != "disk" {
+			continue
+		}
+		file := disk.Source.File.File
+		err := g.do(ctx, "look for '"+file+"'", func(ctx context.Context, client *vim25.Client) error {
+			_, err := object.NewVirtualDiskManager(client).QueryVirtualDiskUuid(ctx, file, object.NewDatacenter(client, p.datacenter))
+			return err
+		})
+		// Of other faults, such as that of an image that is in use, the host tells when it makes the machine.
+		if fault.Is(err, &types.FileNotFound{}) || fault.Is(err, &types.InvalidDatastore{}) || fault.Is(err, &types.InvalidDatastorePath{}) {
+			return failed(verr.OperationFailed, "element <disk>: there is no image '%s': make the volume first", file)
+		}
+	}
+	return nil
 }
 
 // finish changes what a new machine has by itself: the memory of its video card.

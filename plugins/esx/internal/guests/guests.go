@@ -194,6 +194,7 @@ func (g *Guests) forget(c inventory.Change) {
 	defer g.mu.Unlock()
 	if _, still := c.Snapshot.Ref(c.Old.Ref); !still {
 		delete(g.definitions, c.Old.Ref)
+		g.meter.forget(c.Old.Ref)
 	}
 }
 

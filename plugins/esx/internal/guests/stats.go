@@ -11,6 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
 	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
 )
 
@@ -25,21 +26,55 @@ const (
 type meter struct {
 	endpoint *endpoint.Endpoint
 
-	mu sync.Mutex // guards next; not held across calls
+	mu sync.Mutex // guards all below; not held across calls
 	// next is the question that is being gathered, or nil.
 	next *question
+	// used are the estimates of CPU time.
+	used map[types.ManagedObjectReference]usage
+}
+
+// usage is the estimate of a machine's CPU time at one moment of a life, which begins with a boot.
+type usage struct {
+	boot int64
+	at   time.Time
+	cpu  time.Duration
 }
 
 // question is a call about several machines.
 type question struct {
 	refs map[types.ManagedObjectReference]struct{}
-	// full is closed when nobody may join any more, done when the answer is there.
+	// done is closed when the answer is there.
 	done   chan struct{}
 	answer map[types.ManagedObjectReference]types.VirtualMachineQuickStats
 	err    error
 }
 
-func newMeter(e *endpoint.Endpoint) *meter { return &meter{endpoint: e} }
+func newMeter(e *endpoint.Endpoint) *meter {
+	return &meter{endpoint: e, used: map[types.ManagedObjectReference]usage{}}
+}
+
+// estimate is the CPU time of a machine that uses so many MHz of a core of the host now: what it would have used since its start with this
+// load, when it is asked for the first time, and from then on with the load at each time of asking. It never goes back within a life.
+func (m *meter) estimate(vm inventory.VM, quick types.VirtualMachineQuickStats, mhz int32, now time.Time) time.Duration {
+	load := float64(max(0, quick.OverallCpuUsage)) / float64(mhz)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u, known := m.used[vm.Ref]
+	if !known || u.boot != vm.Boot {
+		u = usage{boot: vm.Boot, at: now.Add(-time.Duration(max(0, quick.UptimeSeconds)) * time.Second)}
+	}
+	u.cpu += time.Duration(load * float64(max(0, now.Sub(u.at))))
+	u.at = now
+	m.used[vm.Ref] = u
+	return u.cpu
+}
+
+// forget drops what is known of a machine.
+func (m *meter) forget(ref types.ManagedObjectReference) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.used, ref)
+}
 
 // read returns the figures of a machine.
 func (m *meter) read(ctx context.Context, ref types.ManagedObjectReference) (types.VirtualMachineQuickStats, error) {
@@ -95,8 +130,7 @@ func (m *meter) ask(ctx context.Context, q *question) {
 	})
 }
 
-// Stats are the figures of a guest: those that hosts keep current. Hosts keep no sum of CPU time; cpu.time is what the present load would
-// have used since the guest was started.
+// Stats are the figures of a guest: those that hosts keep current. Hosts keep no sum of CPU time, so cpu.time is an estimate.
 func (g *Guests) Stats(ctx context.Context, guest *hv.Guest, groups uint32) ([]*hv.Stat, error) {
 	vm, err := g.find(guest)
 	if err != nil {
@@ -114,8 +148,7 @@ func (g *Guests) Stats(ctx context.Context, guest *hv.Guest, groups uint32) ([]*
 	if groups&uint32(hv.StatsGroup_STATS_GROUP_CPU_TOTAL) != 0 && vm.State() == hv.State_STATE_RUNNING {
 		mhz := g.mirror.Snapshot().Host.MHz
 		if mhz > 0 {
-			seconds := float64(quick.UptimeSeconds) * float64(max(0, quick.OverallCpuUsage)) / float64(mhz)
-			add("cpu.time", uint64(seconds*float64(time.Second)))
+			add("cpu.time", uint64(g.meter.estimate(vm, quick, mhz, time.Now())))
 		}
 	}
 	if groups&uint32(hv.StatsGroup_STATS_GROUP_BALLOON) != 0 {

@@ -2,6 +2,8 @@ package vimtest
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -243,30 +245,57 @@ func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) 
 	if fault := f.x.lost(&req.Config); fault != nil {
 		return refuse(fault)
 	}
-	if !strings.Contains(req.Config.Name, "%") {
-		return f.Folder.CreateVMTask(ctx, req)
-	}
-	return f.createEscaped(ctx, req)
+	return f.create(ctx, req)
 }
 
-// createEscaped makes a machine whose name has escapes, which the simulator would escape again, and make every device twice.
-func (f *folder) createEscaped(ctx *simulator.Context, req *types.CreateVM_Task) soap.HasFault {
+// create makes a machine as a host does, which takes away the files of one that it could not make, and does not mind an old log. A name
+// that has escapes goes round the simulator, which would escape it again and make every device twice.
+func (f *folder) create(ctx *simulator.Context, req *types.CreateVM_Task) soap.HasFault {
 	name := req.Config.Name
 	req.Config.Name = strings.ReplaceAll(name, "%", "_")
+	fresh := f.x.files(req.Config.Files, req.Config.Name)
 	task := simulator.CreateTask(f.Folder, "createVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
 		body := f.Folder.CreateVMTask(ctx, req).(*methods.CreateVM_TaskBody)
 		made := ctx.Map.Get(body.Res.Returnval).(*simulator.Task)
 		made.Wait()
 		if made.Info.Error != nil {
+			for _, file := range fresh {
+				_ = os.Remove(file)
+			}
 			return nil, made.Info.Error.Fault
 		}
 		ref := made.Info.Result.(types.ManagedObjectReference)
-		ctx.Map.AtomicUpdate(ctx, ctx.Map.Get(ref), []types.PropertyChange{
-			{Name: "name", Val: name}, {Name: "config.name", Val: name}, {Name: "summary.config.name", Val: name},
-		})
+		if name != req.Config.Name {
+			ctx.Map.AtomicUpdate(ctx, ctx.Map.Get(ref), []types.PropertyChange{
+				{Name: "name", Val: name}, {Name: "config.name", Val: name}, {Name: "summary.config.name", Val: name},
+			})
+		}
 		return ref, nil
 	})
 	return &methods.CreateVM_TaskBody{Res: &types.CreateVM_TaskResponse{Returnval: task.Run(ctx)}}
+}
+
+// files are those that making a machine adds to a folder, and are not there now.
+func (x *Extension) files(info *types.VirtualMachineFileInfo, name string) []string {
+	var p object.DatastorePath
+	if info == nil || !p.FromString(info.VmPathName) || !strings.HasSuffix(p.Path, ".vmx") {
+		return nil
+	}
+	var fresh []string
+	for _, e := range x.registry.All("Datastore") {
+		ds := e.(*simulator.Datastore)
+		if ds.Name != p.Datastore {
+			continue
+		}
+		folder := filepath.Join(ds.Info.GetDatastoreInfo().Url, filepath.Dir(p.Path))
+		_ = os.Remove(filepath.Join(folder, "vmware.log"))
+		for _, file := range []string{filepath.Base(p.Path), name + ".nvram", "vmware.log"} {
+			if _, err := os.Stat(filepath.Join(folder, file)); err != nil {
+				fresh = append(fresh, filepath.Join(folder, file))
+			}
+		}
+	}
+	return fresh
 }
 
 // picture is a PNG of one black pixel.

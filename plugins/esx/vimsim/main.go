@@ -23,6 +23,9 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest/peer"
 )
 
+// target is the iSCSI target that every host has.
+const target = "iqn.2016-09.example.vimsim:disks"
+
 // options are the command line.
 type options struct {
 	machines int
@@ -68,6 +71,9 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("create model: %w", err)
 	}
 	vimtest.Extend(model)
+	for _, host := range model.Map().All("HostSystem") {
+		vimtest.AddTarget(model, host.Reference(), target, "192.0.2.1", 3260, vimtest.Unit{Name: "naa.600000000000000000000001", Blocks: 1 << 21})
+	}
 	if o.peer {
 		if err := peer.Prepare(model); err != nil {
 			return fmt.Errorf("prepare model: %w", err)

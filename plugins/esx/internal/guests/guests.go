@@ -291,6 +291,15 @@ const showTimeout = 10 * time.Second
 func (g *Guests) await(ctx context.Context, holds func(*inventory.Snapshot) bool) uint64 {
 	ctx, cancel := context.WithTimeout(ctx, showTimeout)
 	defer cancel()
+	seq := g.awaitQuietly(ctx, holds)
+	if ctx.Err() != nil {
+		g.log.Warn("a change is not seen yet", "error", ctx.Err())
+	}
+	return seq
+}
+
+// awaitQuietly waits for as long as the context lasts.
+func (g *Guests) awaitQuietly(ctx context.Context, holds func(*inventory.Snapshot) bool) uint64 {
 	for {
 		g.mu.Lock()
 		changed, shown := g.changed, g.shown
@@ -301,7 +310,6 @@ func (g *Guests) await(ctx context.Context, holds func(*inventory.Snapshot) bool
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			g.log.Warn("a change is not seen yet", "error", ctx.Err())
 			return g.feed.Seq()
 		}
 	}

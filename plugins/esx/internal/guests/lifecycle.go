@@ -2,6 +2,7 @@ package guests
 
 import (
 	"context"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25"
@@ -91,11 +92,23 @@ func (g *Guests) power(ctx context.Context, guest *hv.Guest, p power) (uint64, e
 	if err != nil {
 		return 0, err
 	}
+	if p.to == vm.State() {
+		// A reset looks like nothing has happened, or like an end and a beginning, which the time of the boot tells.
+		brief, cancel := context.WithTimeout(ctx, resetShown)
+		defer cancel()
+		return g.awaitQuietly(brief, func(s *inventory.Snapshot) bool {
+			now, ok := s.Ref(vm.Ref)
+			return !ok || now.State() == p.to && now.Boot != vm.Boot
+		}), nil
+	}
 	return g.await(ctx, func(s *inventory.Snapshot) bool {
 		now, ok := s.Ref(vm.Ref)
 		return !ok || now.State() == p.to
 	}), nil
 }
+
+// resetShown is how long the time of the boot after a reset is waited for; a host may leave it as it was.
+const resetShown = time.Second
 
 // inState refuses a guest that is in none of some states.
 func inState(vm inventory.VM, states []hv.State, refusal string) error {

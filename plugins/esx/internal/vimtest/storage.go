@@ -119,13 +119,15 @@ func infoOf(kind string, base *types.DatastoreInfo) types.BaseDatastoreInfo {
 	return &types.LocalDatastoreInfo{DatastoreInfo: *base, Path: base.Url}
 }
 
+func (s *Server) update(obj mo.Reference, values map[string]any) { update(s.model, obj, values) }
+
 // update changes properties of an object and tells who waits for that.
-func (s *Server) update(obj mo.Reference, values map[string]any) {
+func update(model *simulator.Model, obj mo.Reference, values map[string]any) {
 	changes := make([]types.PropertyChange, 0, len(values))
 	for name, value := range values {
 		changes = append(changes, types.PropertyChange{Name: name, Op: types.PropertyChangeOpAssign, Val: value})
 	}
-	ctx := s.model.Service.Context
+	ctx := model.Service.Context
 	ctx.WithLock(obj, func() { ctx.Update(obj, changes) })
 }
 

@@ -24,12 +24,17 @@ func (u Unit) Path() string { return "/vmfs/devices/disks/" + u.Name }
 // UUID is the unit's uuid as the host tells it.
 func (u Unit) UUID() string { return "0200000000" + u.Name + "4c554e" }
 
-// AddTarget gives the software iSCSI adapter of the first host, which is made if it is not there, a static target with units.
+// AddTarget gives the software iSCSI adapter of the first host a static target with units.
 func (s *Server) AddTarget(iqn, address string, port int32, units ...Unit) {
 	s.t.Helper()
-	host := s.model.Map().Get(s.HostRef()).(*simulator.HostSystem)
+	AddTarget(s.model, s.HostRef(), iqn, address, port, units...)
+}
+
+// AddTarget gives the software iSCSI adapter of a host, which is made if it is not there, a static target with units.
+func AddTarget(model *simulator.Model, ref types.ManagedObjectReference, iqn, address string, port int32, units ...Unit) {
+	host := model.Map().Get(ref).(*simulator.HostSystem)
 	var devices types.HostStorageDeviceInfo
-	s.model.Service.Context.WithLock(host, func() { devices = *host.Config.StorageDevice })
+	model.Service.Context.WithLock(host, func() { devices = *host.Config.StorageDevice })
 
 	hba := &types.HostInternetScsiHba{
 		HostHostBusAdapter: types.HostHostBusAdapter{Key: iscsiKey, Device: "vmhba65", Status: "online", Model: "iSCSI Software Adapter"},
@@ -63,5 +68,5 @@ func (s *Server) AddTarget(iqn, address string, port int32, units ...Unit) {
 		Key: "interface-" + iqn, Adapter: iscsiKey, Target: []types.HostScsiTopologyTarget{seen},
 	})
 	devices.ScsiTopology = topology
-	s.update(host, map[string]any{"config.storageDevice": devices})
+	update(model, host, map[string]any{"config.storageDevice": devices})
 }

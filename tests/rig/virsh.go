@@ -26,12 +26,18 @@ func (h *Host) Virsh(ctx context.Context, canonical string, args ...string) (str
 	return Run(ctx, "virsh", append([]string{"-q", "-c", h.URI(canonical)}, args...)...)
 }
 
+// Command is a command in the C locale, to be started.
+func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "LIBVIRT_AUTOSTART=0")
+	return cmd
+}
+
 // Run runs a command in the C locale and returns what it prints. The error holds what it says on standard error.
 func Run(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "LIBVIRT_AUTOSTART=0")
+	cmd := Command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -44,7 +44,8 @@ func able[T any](d *Driver, ref *pb.Pool, what string) (T, error) {
 	}
 	can, ok := b.(T)
 	if !ok {
-		return none, verr.New(verr.NoSupport, "%s is not supported in pool '%s' of type '%s'", what, ref.GetName(), b.Object().GetType()).In(verr.FromStorage)
+		o := b.Object()
+		return none, verr.New(verr.NoSupport, "%s is not supported in pool '%s' of type '%s'", what, o.GetName(), o.GetType()).In(verr.FromStorage)
 	}
 	return can, nil
 }
@@ -53,7 +54,10 @@ func able[T any](d *Driver, ref *pb.Pool, what string) (T, error) {
 func (d *Driver) Capabilities(context.Context) ([]*pb.PoolType, error) {
 	files := []string{"vmdk", "iso", "raw"}
 	return []*pb.PoolType{
-		{Name: "fs", Supported: true, SourceFormats: []string{"vmfs"}, DefaultSourceFormat: "vmfs", VolumeFormats: files, DefaultVolumeFormat: files[0]},
+		{
+			Name: "fs", Supported: true, SourceFormats: []string{"vmfs"}, DefaultSourceFormat: "vmfs",
+			VolumeFormats: files, DefaultVolumeFormat: files[0],
+		},
 		{
 			Name: "netfs", Supported: true, SourceFormats: []string{"nfs", "cifs"}, DefaultSourceFormat: "nfs",
 			VolumeFormats: files, DefaultVolumeFormat: files[0],
@@ -118,7 +122,8 @@ func (d *Driver) Create(ctx context.Context, req *pb.CreateRequest, progress sto
 	}
 	from := req.GetFromPool()
 	if from.GetConnection() != req.GetPool().GetConnection() {
-		return nil, verr.New(verr.NoSupport, "volume '%s' is at another endpoint, from which none can be copied", req.GetFrom().GetName()).In(verr.FromStorage)
+		name := req.GetFrom().GetName()
+		return nil, verr.New(verr.NoSupport, "volume '%s' is at another endpoint, from which none can be copied", name).In(verr.FromStorage)
 	}
 	source, err := able[maker](d, from, "copying volumes")
 	if err != nil {

@@ -28,7 +28,7 @@ type Options struct {
 }
 
 // Host finds the host that is followed. It is called once for each reading, and its deadline is short.
-type Host func(ctx context.Context) (*object.HostSystem, error)
+type Host = func(ctx context.Context) (*object.HostSystem, error)
 
 // Store is the storage of one host.
 type Store struct {
@@ -40,7 +40,7 @@ type Store struct {
 
 // Start begins to follow a host, which need not be there, and puts its pools into the feed. It ends with Close, or when the endpoint is
 // closed. The only error is that of an endpoint that is closed already.
-func Start(e *endpoint.Endpoint, host func(context.Context) (*object.HostSystem, error), feed *inventory.Feed, log hclog.Logger) (*Store, error) {
+func Start(e *endpoint.Endpoint, host Host, feed *inventory.Feed, log hclog.Logger) (*Store, error) {
 	return StartWith(e, host, feed, log, Options{})
 }
 

@@ -207,7 +207,9 @@ func (d *disks) MoveVirtualDiskTask(ctx *simulator.Context, req *types.MoveVirtu
 }
 
 // change changes a disk.
-func (d *disks) change(ctx *simulator.Context, name, disk string, work func(path, flat string, d *vmdk.Descriptor) error) types.ManagedObjectReference {
+func (d *disks) change(
+	ctx *simulator.Context, name, disk string, work func(path, flat string, d *vmdk.Descriptor) error,
+) types.ManagedObjectReference {
 	return d.task(ctx, name, func() error {
 		path, err := at(ctx, disk)
 		if err != nil {

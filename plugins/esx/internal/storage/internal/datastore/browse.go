@@ -38,7 +38,7 @@ func spec(names ...string) *types.HostDatastoreBrowserSearchSpec {
 // browse finds all files that are volumes, or are about to be, by name.
 func (p *Pool) browse(ctx context.Context) ([]found, error) {
 	root := p.path("")
-	result, err := p.place.Tasks.Run(ctx, fmt.Sprintf("look through '%s'", root), nil,
+	result, err := p.place.Tasks.Result(ctx, fmt.Sprintf("look through '%s'", root),
 		func(ctx context.Context, client *vim25.Client) (*object.Task, error) {
 			return object.NewHostDatastoreBrowser(client, p.facts.Browser).SearchDatastoreSubFolders(ctx, root, spec())
 		})
@@ -82,7 +82,7 @@ func (p *Pool) files(folder types.HostDatastoreBrowserSearchResults) []found {
 func (p *Pool) find(ctx context.Context, file string) (found, error) {
 	folder, name := dspath.Split(file)
 	path := p.path(folder)
-	result, err := p.place.Tasks.Run(ctx, fmt.Sprintf("look for '%s'", p.path(file)), nil,
+	result, err := p.place.Tasks.Result(ctx, fmt.Sprintf("look for '%s'", p.path(file)),
 		func(ctx context.Context, client *vim25.Client) (*object.Task, error) {
 			return object.NewHostDatastoreBrowser(client, p.facts.Browser).SearchDatastore(ctx, path, spec(name))
 		})
@@ -108,7 +108,8 @@ func (p *Pool) volume(f found) *pb.Volume {
 	info := f.info.GetFileInfo()
 	size := uint64(max(0, info.FileSize))
 	v := &pb.Volume{
-		Name: f.name, Key: p.path(f.name), Path: p.path(f.name), Type: pb.VolumeType_VOLUME_TYPE_FILE, Format: format, Capacity: size, Allocation: size,
+		Name: f.name, Key: p.path(f.name), Path: p.path(f.name), Type: pb.VolumeType_VOLUME_TYPE_FILE, Format: format,
+		Capacity: size, Allocation: size,
 	}
 	if disk, ok := f.info.(*types.VmDiskFileInfo); ok {
 		v.Capacity = uint64(max(0, disk.CapacityKb)) << 10

@@ -83,8 +83,8 @@ func New(place Place, facts Facts, keys *Keys) (*Pool, error) {
 	}
 	size := p.size()
 	p.object = &inventoryv1.PoolObject{
-		Uuid: def.UUID, Name: name, Type: def.Type, Xml: text, Condition: p.condition(), Capacity: size.GetCapacity(), Allocation: size.GetAllocation(),
-		Available: size.GetAvailable(), Revision: p.revision(),
+		Uuid: def.UUID, Name: name, Type: def.Type, Xml: text, Condition: p.condition(), Revision: p.revision(),
+		Capacity: size.GetCapacity(), Allocation: size.GetAllocation(), Available: size.GetAvailable(),
 	}
 	return p, nil
 }
@@ -159,8 +159,8 @@ func (p *Pool) size() *pb.PoolSize {
 	return &pb.PoolSize{Capacity: all, Allocation: all - free, Available: free}
 }
 
-// revision is a sum of all that changes when files come, go, grow or shrink: the room, when the host has looked at it last, and the machines that have
-// files there.
+// revision is a sum of all that changes when files come, go, grow or shrink: the room, when the host has looked at it last, and the
+// machines that have files there.
 func (p *Pool) revision() string {
 	sum := sha256.New()
 	s := &p.facts.Summary

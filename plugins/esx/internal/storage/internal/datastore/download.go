@@ -58,12 +58,17 @@ func (c *content) extent(text []byte) error {
 		return refuse(verr.OperationUnsupported, "disk '%s' is encrypted and cannot be read and written", path)
 	}
 	file, sectors := d.Extent[0].Info, d.Extent[0].Size
-	if dspath.Check(file) != nil || strings.Contains(file, "/") || !strings.HasSuffix(file, ".vmdk") || sectors < 0 || sectors > maxCapacity/vmdk.SectorSize {
+	if !isExtent(file) || sectors < 0 || sectors > maxCapacity/vmdk.SectorSize {
 		return refuse(verr.OperationFailed, "descriptor of disk '%s' names the extent %q of %d sectors, which can be none of its own", path, file, sectors)
 	}
 	folder, _ := dspath.Split(c.name)
 	c.file, c.size = dspath.Child(folder, file), uint64(sectors)*vmdk.SectorSize
 	return nil
+}
+
+// isExtent says whether a name can be that of an extent, which lies beside its descriptor.
+func isExtent(name string) bool {
+	return dspath.Check(name) == nil && !strings.Contains(name, "/") && strings.HasSuffix(name, ".vmdk")
 }
 
 // part checks a part of the content and completes its length.

@@ -30,16 +30,18 @@ func (p *Pool) hands(client *vim25.Client) (*hands, error) {
 	}, nil
 }
 
+// start starts a task.
+type start func(ctx context.Context, h *hands) (*object.Task, error)
+
 // run runs a task.
-func (p *Pool) run(ctx context.Context, what string, progress storage.Progress, start func(context.Context, *hands) (*object.Task, error)) error {
-	_, err := p.place.Tasks.Run(ctx, what, progress, func(ctx context.Context, client *vim25.Client) (*object.Task, error) {
+func (p *Pool) run(ctx context.Context, what string, progress storage.Progress, start start) error {
+	return p.place.Tasks.Run(ctx, what, progress, func(ctx context.Context, client *vim25.Client) (*object.Task, error) {
 		h, err := p.hands(client)
 		if err != nil {
 			return nil, err
 		}
 		return start(ctx, h)
 	})
-	return err
 }
 
 // createDisk makes an empty disk.

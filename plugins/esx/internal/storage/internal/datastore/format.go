@@ -23,7 +23,7 @@ var formats = map[string]string{".vmdk": vmdkFormat, ".iso": isoFormat, ".flp": 
 func formatOf(name string) (string, error) {
 	format, ok := formats[path.Ext(name)]
 	if !ok {
-		return "", verr.New(verr.InvalidArg, "volume name '%s' has an unsupported suffix: .vmdk, .iso and .flp are those of volumes", name).In(verr.FromStorage)
+		return "", refuse(verr.InvalidArg, "volume name '%s' has an unsupported suffix: .vmdk, .iso and .flp are those of volumes", name)
 	}
 	return format, nil
 }

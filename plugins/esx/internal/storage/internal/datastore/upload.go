@@ -122,9 +122,8 @@ func (s *sink) Finish(ctx context.Context) error {
 // Abort implements storage.Sink.
 func (s *sink) Abort() {
 	s.writer.Abort()
-	if err := s.undo(context.Background(), refuse(verr.OperationAborted, "upload to '%s' was given up", s.content.pool.path(s.content.name))); err != nil {
-		s.content.pool.place.Log.Debug("upload given up", "error", err)
-	}
+	err := s.undo(context.Background(), refuse(verr.OperationAborted, "upload to '%s' was given up", s.content.pool.path(s.content.name)))
+	s.content.pool.place.Log.Debug("upload given up", "error", err)
 }
 
 // undo removes the new file. It is one file, also where it is to be the extent of a disk.

@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/task"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
@@ -38,25 +40,46 @@ type Runner struct {
 	Farewell time.Duration
 }
 
+// answer bounds the answer that has the result of a task, which can be large.
+const answer = 5 * time.Minute
+
 // Start is a call that starts a task.
 type Start func(ctx context.Context, client *vim25.Client) (*object.Task, error)
 
-// Run runs a task and returns its result. What names it in errors: "copy 'a' to 'b'".
-func (r Runner) Run(ctx context.Context, what string, progress storage.Progress, start Start) (types.AnyType, error) {
+// Run runs a task. What names it in errors: "copy 'a' to 'b'".
+func (r Runner) Run(ctx context.Context, what string, progress storage.Progress, start Start) error {
+	_, err := r.run(ctx, what, progress, start)
+	return err
+}
+
+// Result runs a task and returns what it has brought.
+func (r Runner) Result(ctx context.Context, what string, start Start) (types.AnyType, error) {
+	ref, err := r.run(ctx, what, nil, start)
+	if err != nil {
+		return nil, err
+	}
+	info, err := r.info(ctx, ref, "info.result")
+	if err != nil {
+		return nil, Explain(err, "%s: ask task %s for its result", what, ref.Value)
+	}
+	return info.Result, nil
+}
+
+func (r Runner) run(ctx context.Context, what string, progress storage.Progress, start Start) (types.ManagedObjectReference, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, givenUp(ctx, "%s: not begun", what)
+		return types.ManagedObjectReference{}, givenUp(ctx, "%s: not begun", what)
 	}
 	ref, err := r.start(ctx, what, start)
 	if err != nil {
-		return nil, err
+		return ref, err
 	}
 	w := newWatch(ref, progress)
 	f, err := follow.Start(r.Endpoint, r.Follow, w)
 	if err != nil {
-		return nil, Explain(err, "%s: task %s goes on at the endpoint", what, ref.Value)
+		return ref, Explain(err, "%s: task %s goes on at the endpoint", what, ref.Value)
 	}
 	defer f.Close()
-	return r.wait(ctx, what, w)
+	return ref, r.wait(ctx, what, w)
 }
 
 // start starts a task.
@@ -80,15 +103,15 @@ func (r Runner) start(ctx context.Context, what string, start Start) (ref types.
 }
 
 // wait waits for the end.
-func (r Runner) wait(ctx context.Context, what string, w *watch) (types.AnyType, error) {
+func (r Runner) wait(ctx context.Context, what string, w *watch) error {
 	var lost error
 	var patience <-chan time.Time
 	for {
 		select {
-		case info := <-w.ended:
-			return r.result(what, info)
+		case state := <-w.ended:
+			return r.outcome(ctx, what, w.ref, state)
 		case err := <-w.gone:
-			return nil, Explain(err, "%s: the endpoint does not know task %s any more, so its outcome is not known", what, w.ref.Value)
+			return Explain(err, "%s: the endpoint does not know task %s any more, so its outcome is not known", what, w.ref.Value)
 		case lost = <-w.lost:
 			switch {
 			case lost == nil:
@@ -97,27 +120,47 @@ func (r Runner) wait(ctx context.Context, what string, w *watch) (types.AnyType,
 				patience = time.After(or(r.Patience, 2*time.Minute))
 			}
 		case <-patience:
-			return nil, Explain(lost, "%s: the outcome of task %s is not known", what, w.ref.Value)
+			return Explain(lost, "%s: the outcome of task %s is not known", what, w.ref.Value)
 		case <-ctx.Done():
-			return nil, r.cancel(ctx, what, w)
+			return r.cancel(ctx, what, w)
 		}
 	}
 }
 
-// result is what a task has ended with.
-func (r Runner) result(what string, info types.TaskInfo) (types.AnyType, error) {
-	if info.State == types.TaskInfoStateSuccess {
-		return info.Result, nil
+// outcome is what a task has ended with.
+func (r Runner) outcome(ctx context.Context, what string, ref types.ManagedObjectReference, state types.TaskInfoState) error {
+	if state == types.TaskInfoStateSuccess {
+		return nil
 	}
-	return nil, Explain(r.Endpoint.Report(nil, failure(info)), "%s", what)
+	info, err := r.info(ctx, ref, "info.error")
+	switch {
+	case err != nil:
+		return Explain(err, "%s: task %s has failed, and why is not known", what, ref.Value)
+	case info.Error == nil:
+		return Explain(r.Endpoint.Report(nil, errNoReason), "%s", what)
+	}
+	return Explain(r.Endpoint.Report(nil, task.Error{LocalizedMethodFault: info.Error}), "%s", what)
 }
 
-// failure is the error of a task.
-func failure(info types.TaskInfo) error {
-	if info.Error == nil {
-		return errors.New("the task failed without a reason")
+// errNoReason is the error of a task that does not tell why it has failed.
+var errNoReason = verr.New(verr.Internal, "the task failed without a reason")
+
+// info asks for a property of a task.
+func (r Runner) info(ctx context.Context, ref types.ManagedObjectReference, name string) (types.TaskInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, answer)
+	defer cancel()
+	leave, err := r.Endpoint.Enter(cancel)
+	if err != nil {
+		return types.TaskInfo{}, err
 	}
-	return task.Error{LocalizedMethodFault: info.Error, Description: info.Description}
+	defer leave()
+	s, err := r.Endpoint.Session(ctx)
+	if err != nil {
+		return types.TaskInfo{}, err
+	}
+	var have mo.Task
+	err = property.DefaultCollector(s.Client).RetrieveOne(ctx, ref, []string{name}, &have)
+	return have.Info, r.Endpoint.Report(s, err)
 }
 
 // cancel asks the endpoint to end a task, and says what became of it.
@@ -129,8 +172,8 @@ func (r Runner) cancel(ctx context.Context, what string, w *watch) error {
 		return err
 	})
 	select {
-	case info := <-w.ended:
-		if info.State == types.TaskInfoStateSuccess {
+	case state := <-w.ended:
+		if state == types.TaskInfoStateSuccess {
 			return givenUp(ctx, "%s: was given up, but had been done at the host by then", what)
 		}
 		return givenUp(ctx, "%s: was given up, and ended at the host", what)

@@ -20,7 +20,7 @@ type watch struct {
 	ref      types.ManagedObjectReference
 	progress storage.Progress
 	// ended has how the task has ended, gone why it cannot be found any more.
-	ended chan types.TaskInfo
+	ended chan types.TaskInfoState
 	gone  chan error
 	// lost has why it cannot be seen now, or nil when it can again.
 	lost chan error
@@ -29,29 +29,30 @@ type watch struct {
 var _ follow.Source = (*watch)(nil)
 
 func newWatch(ref types.ManagedObjectReference, progress storage.Progress) *watch {
-	return &watch{ref: ref, progress: progress, ended: make(chan types.TaskInfo, 1), gone: make(chan error, 1), lost: make(chan error, 1)}
+	return &watch{ref: ref, progress: progress, ended: make(chan types.TaskInfoState, 1), gone: make(chan error, 1), lost: make(chan error, 1)}
 }
 
-// Open implements follow.Source.
+// Open implements follow.Source. What a task has brought can be large, and is asked for at its end.
 func (w *watch) Open(ctx context.Context, at *follow.Watch) error {
-	return at.Object(ctx, w.ref, "info")
+	return at.Object(ctx, w.ref, "info.state", "info.progress")
 }
 
 // Apply implements follow.Source.
 func (w *watch) Apply(update types.ObjectUpdate) error {
 	for _, change := range update.ChangeSet {
-		info, ok := change.Val.(types.TaskInfo)
-		if !ok {
-			return fmt.Errorf("%s is a %T", change.Name, change.Val)
-		}
-		switch info.State {
-		case types.TaskInfoStateSuccess, types.TaskInfoStateError:
-			put(w.ended, info)
-			return errEnded
-		case types.TaskInfoStateQueued, types.TaskInfoStateRunning:
-			if w.progress != nil && info.Progress > 0 {
-				w.progress(uint64(info.Progress), 100)
+		switch value := change.Val.(type) {
+		case types.TaskInfoState:
+			if value == types.TaskInfoStateSuccess || value == types.TaskInfoStateError {
+				put(w.ended, value)
+				return errEnded
 			}
+		case int32:
+			if w.progress != nil && value > 0 {
+				w.progress(uint64(value), 100)
+			}
+		case nil:
+		default:
+			return fmt.Errorf("%s is a %T", change.Name, change.Val)
 		}
 	}
 	return nil

@@ -1,8 +1,8 @@
 package webfile
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"io"
 	"net/http"
 
@@ -49,8 +49,7 @@ func (a Access) Create(ctx context.Context, file string, size uint64) (*Writer, 
 			}
 			return a.status(res, file)
 		})
-		// Whoever still writes learns why nobody takes it.
-		_ = read.CloseWithError(errors.Join(w.outcome, io.ErrClosedPipe))
+		_ = read.Close()
 	}()
 	return w, nil
 }
@@ -59,6 +58,10 @@ func (a Access) Create(ctx context.Context, file string, size uint64) (*Writer, 
 func (w *Writer) Write(ctx context.Context, data []byte) error {
 	err := w.move(ctx, func() error {
 		_, err := w.pipe.Write(data)
+		if err != nil { // the answer says why nothing is taken any more
+			<-w.answered
+			err = cmp.Or[error](w.outcome, errEarly)
+		}
 		return err
 	})
 	if err != nil {
@@ -66,6 +69,9 @@ func (w *Writer) Write(ctx context.Context, data []byte) error {
 	}
 	return nil
 }
+
+// errEarly is an answer that nobody could give by then.
+var errEarly = verr.New(verr.OperationFailed, "the endpoint has answered before it had everything")
 
 // Finish is called when all bytes were written, and waits until the endpoint has them. It ends the writer.
 func (w *Writer) Finish(ctx context.Context) error {

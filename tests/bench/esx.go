@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,8 +17,6 @@ import (
 )
 
 const (
-	// esxStart bounds the making of a simulated host: twenty seconds for 1000 machines, and more on a busy machine.
-	esxStart = 3 * time.Minute
 	// esxSync bounds the first reading of a host.
 	esxSync = time.Minute
 	// esxCall bounds a command of virsh: libvirt's driver needs a quarter of a minute for the titles of 1000 machines.
@@ -72,7 +67,7 @@ type esxMeter struct {
 	r        *result
 	machines int
 	dir      string
-	host     *esxHost
+	host     *rig.Vim
 }
 
 // run starts a host for measurements and ends it.
@@ -81,60 +76,14 @@ func (m *esxMeter) run(ctx context.Context, bin string, measure func() error) (e
 		return fmt.Errorf("make folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(m.dir)) }()
-	if m.host, err = startESX(ctx, bin, m.machines); err != nil {
+	// It is good enough for libvirt's own driver.
+	m.host, err = rig.StartVim(ctx, filepath.Join(bin, "vimsim"), "-peer", fmt.Sprintf("-machines=%d", m.machines))
+	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, m.host.close()) }()
+	defer func() { err = errors.Join(err, m.host.Close()) }()
 	return measure()
 }
-
-// esxHost is a simulated host in a process of its own.
-type esxHost struct {
-	cmd   *exec.Cmd
-	input io.Closer
-
-	Address    string `json:"address"`
-	User       string `json:"user"`
-	Password   string `json:"password"`
-	Thumbprint string `json:"thumbprint"`
-}
-
-// startESX starts one that is good enough for libvirt's own driver.
-func startESX(ctx context.Context, bin string, machines int) (*esxHost, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "vimsim"), "-peer", fmt.Sprintf("-machines=%d", machines))
-	input, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start ESX host: %w", err)
-	}
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("start ESX host: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start ESX host: %w", err)
-	}
-	h := &esxHost{cmd: cmd, input: input}
-	said := make(chan error, 1)
-	go func() {
-		line, err := bufio.NewReader(output).ReadBytes('\n')
-		if err == nil {
-			err = json.Unmarshal(line, h)
-		}
-		said <- err
-	}()
-	select {
-	case err = <-said:
-	case <-time.After(esxStart):
-		err = fmt.Errorf("it says nothing within %v", esxStart)
-	}
-	if err != nil {
-		_ = cmd.Process.Kill() // It is of no use, and must end for the reader to end.
-		return nil, fmt.Errorf("start ESX host: %w", errors.Join(err, cmd.Wait()))
-	}
-	return h, nil
-}
-
-func (h *esxHost) close() error { return errors.Join(h.input.Close(), h.cmd.Wait()) }
 
 // esxClient is virsh aimed at a driver.
 type esxClient struct {

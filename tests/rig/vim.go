@@ -15,6 +15,9 @@ import (
 // vimWait is how long a simulated hypervisor may take to come up; 1,000 machines take half a minute to be made.
 const vimWait = 3 * time.Minute
 
+// vimEnd is how long it may take to end and to put away its files; one that is stopped is killed then.
+const vimEnd = 3 * time.Second
+
 // Vim is a simulated ESX host or vCenter server in a process of its own.
 type Vim struct {
 	// Address is host and port, User and Password let in, Thumbprint is that of the certificate.
@@ -32,7 +35,7 @@ type Vim struct {
 func StartVim(ctx context.Context, binary string, args ...string) (*Vim, error) {
 	ctx, cancel := context.WithTimeout(ctx, vimWait)
 	defer cancel()
-	v := &Vim{cmd: exec.Command(binary, args...)} // ended by Close, not by a context
+	v := &Vim{cmd: exec.CommandContext(context.WithoutCancel(ctx), binary, args...)} // ended by Close, not by a context
 	stdin, err := v.cmd.StdinPipe()
 	if err != nil {
 		return nil, fmt.Errorf("start the simulator: %w", err)
@@ -70,9 +73,10 @@ func (v *Vim) PID() int { return v.cmd.Process.Pid }
 // Close ends the simulator, also one that is stopped.
 func (v *Vim) Close() error {
 	v.end.Do(func() {
-		_ = v.stdin.Close()
-		_ = v.cmd.Process.Kill() // it has nothing to put away
-		_ = v.cmd.Wait()         // it was killed
+		_ = v.stdin.Close() // tells it to end
+		slow := time.AfterFunc(vimEnd, func() { _ = v.cmd.Process.Kill() })
+		_ = v.cmd.Wait() // how it ends is of no interest
+		slow.Stop()
 	})
 	return nil
 }

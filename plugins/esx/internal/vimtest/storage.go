@@ -71,21 +71,19 @@ func (s *Server) host() *object.HostSystem {
 func (s *Server) AddDatastore(name, kind string) (dir string) {
 	s.t.Helper()
 	dir = s.t.TempDir()
-	host := s.host()
-	var ref types.ManagedObjectReference
-	s.do("add datastore "+name, func(ctx context.Context) error {
-		system, err := host.ConfigManager().DatastoreSystem(ctx)
-		if err != nil {
-			return err
-		}
-		ds, err := system.CreateLocalDatastore(ctx, name, dir)
-		if err == nil {
-			ref = ds.Reference()
-		}
-		return err
+	host := s.model.Map().Get(s.HostRef()).(*simulator.HostSystem)
+	ctx := s.model.Service.Context
+	// The simulator changes the host too when it makes a datastore, and does not lock it.
+	ctx.WithLock(host, func() {
+		system := ctx.Map.Get(*host.ConfigManager.DatastoreSystem).(*simulator.HostDatastoreSystem)
+		ctx.WithLock(system, func() {
+			if fault := system.CreateLocalDatastore(ctx, &types.CreateLocalDatastore{Name: name, Path: dir}).Fault(); fault != nil {
+				s.t.Fatalf("add datastore %s: %v", name, fault.String)
+			}
+		})
+		addBrowser(ctx.Map, s.datastore(name))
 	})
-	ds := s.model.Map().Get(ref).(*simulator.Datastore)
-	addBrowser(s.model.Map(), ds)
+	ds := s.datastore(name)
 	mounts := []types.DatastoreHostMount{{Key: host.Reference(), MountInfo: types.HostMountInfo{
 		Path: mountPath(name), AccessMode: string(types.HostMountModeReadWrite), Mounted: types.NewBool(true), Accessible: types.NewBool(true),
 	}}}

@@ -85,5 +85,5 @@ func (p *Pool) Wipe(ctx context.Context, req *pb.WipeRequest, progress storage.P
 	if !isDisk(f.name) {
 		return refuse(verr.NoSupport, "volume '%s' is no disk, and cannot be wiped", p.path(name))
 	}
-	return p.zero(ctx, name, progress)
+	return p.zero(ctx, name, inBytes(progress, p.volume(f).GetCapacity()))
 }

@@ -137,7 +137,7 @@ func (p *Pool) Create(ctx context.Context, req *pb.CreateRequest, source string,
 // make makes a volume under a hidden name and then gives it its own.
 func (p *Pool) make(ctx context.Context, want *plan, progress storage.Progress) error {
 	m := p.begin(want.name)
-	err := p.fill(ctx, m, want, progress)
+	err := p.fill(ctx, m, want, inBytes(progress, want.bytes))
 	if err == nil {
 		err = p.move(ctx, m.work, want.name)
 	}

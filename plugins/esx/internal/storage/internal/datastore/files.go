@@ -44,6 +44,15 @@ func (p *Pool) run(ctx context.Context, what string, progress storage.Progress, 
 	})
 }
 
+// inBytes is a progress in bytes of a whole, for work that counts in parts of another one.
+func inBytes(progress storage.Progress, whole uint64) storage.Progress {
+	return func(done, total uint64) {
+		if total > 0 {
+			progress(uint64(float64(whole)*float64(done)/float64(total)), whole)
+		}
+	}
+}
+
 // createDisk makes an empty disk.
 func (p *Pool) createDisk(ctx context.Context, name string, kib int64, kind types.VirtualDiskType, progress storage.Progress) error {
 	spec := &types.FileBackedVirtualDiskSpec{VirtualDiskSpec: diskSpec(kind), CapacityKb: kib}

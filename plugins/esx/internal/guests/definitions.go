@@ -13,7 +13,6 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/hardware"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
 	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
-	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/inventory/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -163,14 +162,13 @@ func (g *Guests) show(vms []inventory.VM) {
 	g.mu.Lock()
 	snapshot := g.shown
 	g.mu.Unlock()
-	objects := &pb.Objects{}
+	var now []inventory.VM
 	for _, old := range vms {
-		vm, ok := snapshot.Ref(old.Ref)
-		if first, _ := snapshot.UUID(vm.UUID); ok && first.Ref == vm.Ref {
-			objects.Guests = append(objects.Guests, g.object(vm))
+		if vm, ok := snapshot.Ref(old.Ref); ok {
+			now = append(now, vm)
 		}
 	}
-	g.feed.Apply(objects)
+	g.put(snapshot, now)
 }
 
 // Describe reads a guest's definition from the endpoint.

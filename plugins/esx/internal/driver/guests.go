@@ -46,7 +46,9 @@ func (d *Driver) Define(ctx context.Context, req *pb.DefineRequest) (*pb.DefineR
 
 // Undefine implements inventory.Guests.
 func (d *Driver) Undefine(ctx context.Context, req *pb.UndefineRequest) (*pb.UndefineResponse, error) {
-	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) { return g.Undefine(ctx, req.GetGuest(), req.GetSnapshots()) })
+	seq, err := d.change(ctx, req.GetGuest(), func(g *guests.Guests) (uint64, error) {
+		return g.Undefine(ctx, req.GetGuest(), req.GetSnapshots())
+	})
 	return &pb.UndefineResponse{Seq: seq}, err
 }
 

@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"image/png"
 	"io"
@@ -87,8 +88,8 @@ func TestGuestsAreAskedByTheirTools(t *testing.T) {
 	p.until("the shutdown", func() bool { return p.guest(name).GetState() == hv.State_STATE_SHUTOFF })
 	_, err = life.Shutdown(r.ctx(), &hv.ShutdownRequest{Guest: p.ref(name)})
 	refused(t, err, verr.OperationInvalid, "not powered on")
-	_, err = life.Reboot(r.ctx(), &hv.RebootRequest{Guest: &hv.Guest{Connection: p.connection, Uuid: "11111111-2222-3333-4444-555555555555", Name: "x"}})
-	refused(t, err, verr.NoDomain, "11111111-2222-3333-4444-555555555555")
+	_, err = life.Reboot(r.ctx(), &hv.RebootRequest{Guest: &hv.Guest{Connection: p.connection, Uuid: newID, Name: "x"}})
+	refused(t, err, verr.NoDomain, newID)
 }
 
 // definition is a domain for the simulator, with a disk or without.
@@ -365,7 +366,8 @@ func TestSnapshotsMakeTrees(t *testing.T) {
 	}
 	p.at(res.GetSeq())
 	expect("a<:RUNNING b<a:SHUTOFF current a")
-	if g := p.guest(name); g.GetVcpus() != vcpus || g.GetState() != hv.State_STATE_RUNNING || !strings.Contains(g.GetXml(), fmt.Sprintf(">%d</vcpu>", vcpus)) {
+	if g := p.guest(name); g.GetVcpus() != vcpus || g.GetState() != hv.State_STATE_RUNNING ||
+		!strings.Contains(g.GetXml(), fmt.Sprintf(">%d</vcpu>", vcpus)) {
 		t.Errorf("after the return the guest is %v", g)
 	}
 	if err := create("c", false); err != nil {
@@ -415,7 +417,7 @@ func TestScreensAreRead(t *testing.T) {
 		kind, data := "", []byte(nil)
 		for {
 			m, err := stream.Recv()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return kind, data, nil
 			}
 			if err != nil {
@@ -459,7 +461,7 @@ func TestFiguresOfManyGuestsAreReadTogether(t *testing.T) {
 	answers := 0
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -556,6 +558,8 @@ func TestDomainCapabilities(t *testing.T) {
 	if err != nil || !strings.Contains(res.GetXml(), "<vcpu max='128'/>") {
 		t.Errorf("capabilities are %v, %v", res, err)
 	}
-	_, err = hv.NewCapabilityServiceClient(r.conn).DomainCapabilities(r.ctx(), &hv.DomainCapabilitiesRequest{Connection: p.connection, VirtType: "kvm"})
+	_, err = hv.NewCapabilityServiceClient(r.conn).DomainCapabilities(r.ctx(), &hv.DomainCapabilitiesRequest{
+		Connection: p.connection, VirtType: "kvm",
+	})
 	refused(t, err, verr.InvalidArg, "kvm")
 }

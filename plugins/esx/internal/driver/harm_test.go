@@ -132,7 +132,8 @@ func TestLoginsThatFailAreToldWithTheirReason(t *testing.T) {
 		if v := p.stale.GetCause(); v.GetCode() != int32(c.code) || !strings.Contains(v.GetMessage(), c.says) || p.isSynced {
 			t.Errorf("%s: cause is %v, want %q", c.uri, v, c.says)
 		}
-		_, err := pb.NewGuestServiceClient(r.conn).Start(r.ctx(), &pb.StartRequest{Guest: &hv.Guest{Connection: p.connection, Uuid: newID, Name: "x"}})
+		guest := &hv.Guest{Connection: p.connection, Uuid: newID, Name: "x"}
+		_, err := pb.NewGuestServiceClient(r.conn).Start(r.ctx(), &pb.StartRequest{Guest: guest})
 		refused(t, err, c.code, c.says)
 	}
 	_, err := r.open("esx:///open")

@@ -62,7 +62,9 @@ func disturb(ctx context.Context, r *rig, connection string, guests map[string]*
 		case 2:
 			_, _ = tuning.SetVCPUs(ctx, &pb.SetVCPUsRequest{Guest: g, Vcpus: uint32(1 + random.IntN(8))})
 		case 3:
-			_, _ = pb.NewSnapshotServiceClient(r.conn).CreateSnapshot(ctx, &pb.CreateSnapshotRequest{Guest: g, Name: fmt.Sprint("s", n, random.Uint32())})
+			_, _ = pb.NewSnapshotServiceClient(r.conn).CreateSnapshot(ctx, &pb.CreateSnapshotRequest{
+				Guest: g, Name: fmt.Sprint("s", n, random.Uint32()),
+			})
 		case 4:
 			_, _ = service.Define(ctx, &pb.DefineRequest{Connection: connection, Xml: definition(fmt.Sprint("made", random.Uint32()), "", "")})
 		case 5:

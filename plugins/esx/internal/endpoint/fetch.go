@@ -38,7 +38,9 @@ func (e *Endpoint) Fetch(ctx context.Context, path string, query url.Values, lim
 	return kind, data, err
 }
 
-func (e *Endpoint) fetch(ctx context.Context, client *vim25.Client, path string, query url.Values, limit int64, login bool) (kind string, data []byte, err error) {
+func (e *Endpoint) fetch(ctx context.Context, client *vim25.Client, path string, query url.Values, limit int64, login bool) (
+	kind string, data []byte, err error,
+) {
 	at := url.URL{Scheme: e.config.Transport, Host: e.config.Address, Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {

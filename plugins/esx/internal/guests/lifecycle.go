@@ -27,23 +27,33 @@ type power struct {
 // Changes of power.
 var (
 	powerOn = power{
-		"start", []hv.State{hv.State_STATE_SHUTOFF}, "Domain is not powered off", hv.State_STATE_RUNNING,
+		"start",
+		[]hv.State{hv.State_STATE_SHUTOFF},
+		"Domain is not powered off", hv.State_STATE_RUNNING,
 		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
 	}
 	powerOff = power{
-		"stop", []hv.State{hv.State_STATE_RUNNING, hv.State_STATE_PAUSED}, "Domain is not powered on", hv.State_STATE_SHUTOFF,
+		"stop",
+		[]hv.State{hv.State_STATE_RUNNING, hv.State_STATE_PAUSED},
+		"Domain is not powered on", hv.State_STATE_SHUTOFF,
 		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(ctx) },
 	}
 	suspend = power{
-		"suspend", []hv.State{hv.State_STATE_RUNNING}, "Domain is not powered on", hv.State_STATE_PAUSED,
+		"suspend",
+		[]hv.State{hv.State_STATE_RUNNING},
+		"Domain is not powered on", hv.State_STATE_PAUSED,
 		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Suspend(ctx) },
 	}
 	resume = power{
-		"resume", []hv.State{hv.State_STATE_PAUSED}, "Domain is not suspended", hv.State_STATE_RUNNING,
+		"resume",
+		[]hv.State{hv.State_STATE_PAUSED},
+		"Domain is not suspended", hv.State_STATE_RUNNING,
 		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
 	}
 	reset = power{
-		"reset", []hv.State{hv.State_STATE_RUNNING}, "Domain is not powered on", hv.State_STATE_RUNNING,
+		"reset",
+		[]hv.State{hv.State_STATE_RUNNING},
+		"Domain is not powered on", hv.State_STATE_RUNNING,
 		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Reset(ctx) },
 	}
 )

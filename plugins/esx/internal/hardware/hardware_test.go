@@ -263,8 +263,10 @@ func TestWhatESXLacksIsRefusedByName(t *testing.T) {
 		{"<on_crash>destroy", "<on_crash>restart", "<on_crash>"},
 		{"bus='sata'", "bus='virtio'", "virtio"},
 		{"type='vmxnet3'", "type='virtio'", "virtio"},
-		{"<interface type='bridge'>\n      <mac address='00:50:56:00:00:07' type='static'/>\n      <source bridge='VM Network'/>",
-			"<interface type='user'>\n", "<interface>"},
+		{
+			"<interface type='bridge'>\n      <mac address='00:50:56:00:00:07' type='static'/>\n      <source bridge='VM Network'/>",
+			"<interface type='user'>\n", "<interface>",
+		},
 		{"[store 1] dir/a.vmdk", "[store 1] dir/../../a.vmdk", "[store 1] dir/../../a.vmdk"},
 		{"[store 1] dir/a.vmdk", "dir/a.vmdk", "dir/a.vmdk"},
 		{"<memtune>", "<memtune><hard_limit unit='KiB'>1</hard_limit>", "<memtune>"},

@@ -23,9 +23,11 @@ type plan struct {
 
 // add plans a new device, edit a change of one, and remove the end of one, whose files stay.
 func (p *plan) add(v types.BaseVirtualDevice) { p.change(types.VirtualDeviceConfigSpecOperationAdd, v) }
+
 func (p *plan) edit(v types.BaseVirtualDevice) {
 	p.change(types.VirtualDeviceConfigSpecOperationEdit, v)
 }
+
 func (p *plan) remove(v types.BaseVirtualDevice) {
 	p.change(types.VirtualDeviceConfigSpecOperationRemove, v)
 }

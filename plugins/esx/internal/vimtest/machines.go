@@ -233,7 +233,8 @@ func (s *Server) Summary() string {
 				snapshots = count(vm.Snapshot.RootSnapshotList)
 			}
 			lines = append(lines, fmt.Sprintf("%s %s %v %d vCPUs %d KiB %d snapshots", vm.Name, vm.Config.Uuid,
-				vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff, vm.Config.Hardware.NumCPU, int(vm.Config.Hardware.MemoryMB)<<10, snapshots))
+				vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff, vm.Config.Hardware.NumCPU,
+				int(vm.Config.Hardware.MemoryMB)<<10, snapshots))
 		}
 		return nil
 	})

@@ -63,7 +63,8 @@ func TestTargetsOfTheSoftwareAdapterAreRead(t *testing.T) {
 		ScsiLun: []types.BaseScsiLun{disk("one", 8), disk("two", -1), disk("other", 8), &types.ScsiLun{Key: "key-tape"}, disk("", 8)},
 		ScsiTopology: &types.HostScsiTopology{Adapter: []types.HostScsiTopologyInterface{
 			seen("soft", "iqn.b", "two", "one", "tape", "nothing", ""), seen("soft", "iqn.b", "one"), seen("hard", "iqn.b", "other"),
-			seen("soft", "iqn.unknown", "other"), {Adapter: "soft", Target: []types.HostScsiTopologyTarget{{}}},
+			seen("soft", "iqn.unknown", "other"),
+			{Adapter: "soft", Target: []types.HostScsiTopologyTarget{{}}},
 		}},
 	}
 	pools, err := Read(devices)

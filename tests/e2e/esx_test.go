@@ -522,7 +522,7 @@ func TestKillsOfTheESXDriver(t *testing.T) {
 		for w := range made {
 			wg.Go(func() { made[w] = esxWork(h, w, round, stop) })
 		}
-		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
+		time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
 		kinds := []rig.Kind{rig.Plugin}
 		if round%10 == 9 {
 			kinds = []rig.Kind{rig.Plugin, rig.Core}
@@ -551,7 +551,7 @@ func TestKillsOfTheESXDriver(t *testing.T) {
 			return nil
 		})
 	}
-	if done < 100 {
+	if done < 50 {
 		t.Errorf("only %d operations were answered: nothing was tested", done)
 	}
 	t.Logf("%d operations were answered", done)

@@ -157,7 +157,7 @@ func (p *parts) close() {
 func (c *connection) configure(ctx context.Context, table *settings.Table) {
 	target, err := table.Find(c.name)
 	if err == nil && target.Connection != c.name {
-		err = verr.New(verr.NoConnect, "connection %q means another endpoint now", c.name).In(verr.FromESX)
+		err = verr.New(verr.NoConnect, "connection %q: it means another endpoint now", c.name).In(verr.FromESX)
 	}
 	var config endpoint.Config
 	if err == nil {

@@ -25,7 +25,7 @@ func Resolve(configured []Config, uri URI) (Config, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return Config{}, verr.New(verr.NoConnect, "no %s endpoint is configured for %q", uri.Product, uri.target()).In(verr.FromESX)
+		return Config{}, verr.New(verr.NoConnect, "%s: no endpoint of that name or address is configured", uri).In(verr.FromESX)
 	case len(found) > 1:
 		return Config{}, invalid("%d %s endpoints are configured for %q: name one as in %s:///NAME",
 			len(found), uri.Product, uri.target(), uri.Product)

@@ -97,7 +97,7 @@ func (p *place) follow(ctx context.Context, client *vim25.Client, path []string)
 		case err != nil:
 			return err
 		case found == nil:
-			return failed(verr.NoConnect, "datacenter '%s' has no compute resource or host '%s'",
+			return failed(verr.NoConnect, "path '%s': datacenter '%s' has no compute resource or host '%s'", text,
 				strings.Join(path[:n], "/"), strings.Join(path[n:], "/"))
 		case found.Type == hostType:
 			p.host = *found
@@ -105,13 +105,13 @@ func (p *place) follow(ctx context.Context, client *vim25.Client, path []string)
 		}
 		return p.single(ctx, client, *found, text)
 	}
-	return failed(verr.NoConnect, "no datacenter is at the beginning of path '%s'", text)
+	return failed(verr.NoConnect, "path '%s': no datacenter is at its beginning", text)
 }
 
 // single takes the only host of a compute resource.
 func (p *place) single(ctx context.Context, client *vim25.Client, ref types.ManagedObjectReference, path string) error {
 	if !strings.HasSuffix(ref.Type, "ComputeResource") {
-		return failed(verr.NoConnect, "path '%s' leads to a %s, not to a host", path, ref.Type)
+		return failed(verr.NoConnect, "path '%s': it leads to a %s, not to a host", path, ref.Type)
 	}
 	var compute mo.ComputeResource
 	if err := property.DefaultCollector(client).RetrieveOne(ctx, ref, []string{"host"}, &compute); err != nil {

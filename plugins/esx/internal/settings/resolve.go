@@ -89,7 +89,7 @@ func (t *Table) Config(ctx context.Context, target Target, vault Vault) (endpoin
 			return t.complete(ctx, c, target.uri.Product, vault)
 		}
 	}
-	return endpoint.Config{}, verr.New(verr.NoConnect, "endpoint %q is not configured any more", target.uri.Name).In(verr.FromESX)
+	return endpoint.Config{}, verr.New(verr.NoConnect, "endpoint %q: it is not configured any more", target.uri.Name).In(verr.FromESX)
 }
 
 // complete reads the files of a configured endpoint.

@@ -2,55 +2,43 @@ package storage_test
 
 import (
 	"encoding/xml"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest"
+	"github.com/lodgevirt/lodge/plugins/esx/internal/vimtest/peer"
 	"github.com/lodgevirt/lodge/sdk/inventory"
 	"github.com/lodgevirt/lodge/sdk/poolxml"
 )
 
-// peer is libvirt's own ESX driver, which is in its client library.
-type peer struct {
+// libvirt is libvirt's own ESX driver, which is in its client library.
+type libvirt struct {
 	*bench
-	uri, auth string
+	client *peer.Virsh
 }
 
-func newPeer(b *bench) *peer {
+func newLibvirt(b *bench) *libvirt {
 	b.Helper()
-	if _, err := exec.LookPath("virsh"); err != nil {
-		b.Skip("there is no virsh")
+	client, err := peer.NewVirsh(b.TempDir(), b.server.ForLibvirt(), vimtest.User, vimtest.Password)
+	if err != nil {
+		b.Skip(err)
 	}
-	p := &peer{bench: b, uri: "esx://" + b.server.ForLibvirt() + "/?no_verify=1", auth: filepath.Join(b.TempDir(), "auth")}
-	text := fmt.Sprintf("[credentials-x]\nusername=%s\npassword=%s\n[auth-esx-127.0.0.1]\ncredentials=x\n", vimtest.User, vimtest.Password)
-	if err := os.WriteFile(p.auth, []byte(text), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	return p
+	return &libvirt{bench: b, client: client}
 }
 
 // virsh runs a command and returns what it prints.
-func (p *peer) virsh(args ...string) string {
+func (p *libvirt) virsh(args ...string) string {
 	p.Helper()
-	cmd := exec.CommandContext(p.ctx(), "virsh", append([]string{"-q", "-c", p.uri}, args...)...)
-	cmd.Env = append(os.Environ(), "LIBVIRT_AUTH_FILE="+p.auth, "LC_ALL=C")
-	var warnings strings.Builder
-	cmd.Stderr = &warnings
-	out, err := cmd.Output()
+	out, err := p.client.Run(p.ctx(), append([]string{"-q"}, args...)...)
 	if err != nil {
-		lines := strings.Split(strings.TrimSpace(warnings.String()), "\n")
-		p.Fatalf("virsh %v: %v: %s", args, err, lines[len(lines)-1])
+		p.Fatal(err)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out)
 }
 
 // pool reads a pool's definition, without what libvirt makes up.
-func (p *peer) pool(text string) *poolxml.Pool {
+func (p *libvirt) pool(text string) *poolxml.Pool {
 	p.Helper()
 	def := &poolxml.Pool{}
 	if err := xml.Unmarshal([]byte(text), def); err != nil {
@@ -80,7 +68,7 @@ type volume struct {
 // prints of the same host.
 func TestAllIsCalledAsLibvirtsOwnDriverCallsIt(t *testing.T) {
 	b := open(t, vimtest.Options{})
-	p := newPeer(b)
+	p := newLibvirt(b)
 	pool, dir := b.vmfs("ds1")
 	b.server.AddDatastore("nfs1", vimtest.NFS)
 	b.server.AddDatastore("local1", vimtest.Local)

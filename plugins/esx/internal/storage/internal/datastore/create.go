@@ -78,11 +78,13 @@ func (p *plan) check(def *poolxml.Volume) error {
 	case p.from != nil && p.format != vmdkFormat && p.bytes != p.from.GetCapacity():
 		return refuse(verr.ConfigUnsupported, "a copy of '%s' has its capacity of %d bytes", p.from.GetName(), p.from.GetCapacity())
 	}
-	switch def.AllocationBytes {
-	case 0:
+	switch {
+	case def.AllocationBytes == 0:
 		p.kind = types.VirtualDiskTypeThin
-	case def.CapacityBytes:
+	case def.AllocationBytes == def.CapacityBytes:
 		p.kind = types.VirtualDiskTypePreallocated
+	case p.from != nil && def.AllocationBytes < def.CapacityBytes:
+		p.kind = types.VirtualDiskTypeThin // a clone's definition is that of its origin, with the room that it takes
 	default:
 		return refuse(verr.ConfigUnsupported, "volume '%s' can have an allocation of 0 or of its capacity of %d bytes, not %d",
 			p.name, def.CapacityBytes, def.AllocationBytes)

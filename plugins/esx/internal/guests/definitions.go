@@ -152,7 +152,9 @@ func (g *Guests) keep(vm inventory.VM, d definition) {
 	d.read, d.asked, d.stale = true, vm.ChangeVersion, vm.SnapshotsStale
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.definitions[vm.Ref] = d
+	if _, still := g.mirror.Snapshot().Ref(vm.Ref); still { // one that went while it was read is not kept
+		g.definitions[vm.Ref] = d
+	}
 }
 
 // show puts machines into the feed as the mirror has them now.
@@ -183,6 +185,9 @@ func (g *Guests) Describe(ctx context.Context, guest *hv.Guest) (string, error) 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := g.definitions[vm.Ref]
+	if !d.read {
+		return "", failed(verr.NoDomain, "domain '%s' is gone", guest.GetName())
+	}
 	return d.xml, d.err
 }
 

@@ -1,6 +1,7 @@
 package vmx
 
 import (
+	"regexp"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -40,19 +41,32 @@ func Print(d *libvirtxml.Domain) (string, error) {
 }
 
 // amendSources prints the sources of interfaces as libvirt does where the typed form cannot: none for those that are connected to nothing,
-// and a port of a distributed switch even if it is port 0.
+// and port and connection of a distributed switch even if they are 0.
 func amendSources(doc string, nics []libvirtxml.DomainInterface) string {
+	distributed := false
 	for _, nic := range nics {
-		switch vds := nic.Source.VDS; {
-		case nic.Source.Null != nil:
+		if nic.Source.Null != nil {
 			doc = strings.Replace(doc, "\n      <source/>", "", 1)
-		case vds != nil && vds.PortID == 0:
-			begin := "<source switchid='" + vds.SwitchID + "' "
-			doc = strings.Replace(doc, begin+"portgroupid=", begin+"portid='0' portgroupid=", 1)
 		}
+		distributed = distributed || nic.Source.VDS != nil
 	}
-	return doc
+	if !distributed {
+		return doc
+	}
+	return distributedSource.ReplaceAllStringFunc(doc, func(source string) string {
+		parts := distributedSource.FindStringSubmatch(source)
+		if parts[2] == "" {
+			parts[2] = " portid='0'"
+		}
+		if parts[4] == "" {
+			parts[4] = " connectionid='0'"
+		}
+		return parts[1] + parts[2] + parts[3] + parts[4] + "/>"
+	})
 }
+
+// distributedSource is a port of a distributed switch as the typed form prints it: without what is 0.
+var distributedSource = regexp.MustCompile(`(<source switchid='[^']*')( portid='[^']*')?( portgroupid='[^']*')?( connectionid='[^']*')?/>`)
 
 // escapeText escapes what has a meaning in the text of an element.
 func escapeText(s string) string {

@@ -359,3 +359,59 @@ func FuzzParse(f *testing.F) {
 }
 
 func typeName(v any) string { return reflect.TypeOf(v).String() }
+
+func TestHostileTextsOfAMachineAreStillXML(t *testing.T) {
+	for _, text := range []string{"<&\"'>]]>", "a\x01b\x00c", "\xff\xfe", "ä\u2028\ufffe", strings.Repeat("x", 100000), "line\r\nline"} {
+		m := made(t, rich)
+		m.Name, m.Annotation = text, text
+		for _, v := range m.Hardware.Device {
+			switch v := v.(type) {
+			case *types.VirtualDisk:
+				v.Backing.(*types.VirtualDiskFlatVer2BackingInfo).FileName = "[ds] " + text + ".vmdk"
+			case types.BaseVirtualEthernetCard:
+				v.GetVirtualEthernetCard().Backing.(*types.VirtualEthernetCardNetworkBackingInfo).DeviceName = text
+				v.GetVirtualEthernetCard().MacAddress = text
+			}
+		}
+		doc := printed(t, m)
+		if err := domxml.Check(doc, "domain"); err != nil {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+}
+
+func TestMachinesThatMakeNoSenseAreErrorsOrDomains(t *testing.T) {
+	for name, spoil := range map[string]func(*types.VirtualMachineConfigInfo){
+		"no memory":      func(c *types.VirtualMachineConfigInfo) { c.Hardware.MemoryMB = 0 },
+		"no CPU":         func(c *types.VirtualMachineConfigInfo) { c.Hardware.NumCPU = -1 },
+		"no UUID":        func(c *types.VirtualMachineConfigInfo) { c.Uuid = "x" },
+		"no devices":     func(c *types.VirtualMachineConfigInfo) { c.Hardware.Device = nil },
+		"no controllers": func(c *types.VirtualMachineConfigInfo) { c.Hardware.Device = c.Hardware.Device[4:] },
+		"no backings": func(c *types.VirtualMachineConfigInfo) {
+			for _, v := range c.Hardware.Device {
+				v.GetVirtualDevice().Backing = nil
+			}
+		},
+		"no version":     func(c *types.VirtualMachineConfigInfo) { c.Version = "" },
+		"no allocations": func(c *types.VirtualMachineConfigInfo) { c.CpuAllocation, c.MemoryAllocation = nil, nil },
+		"units out of bounds": func(c *types.VirtualMachineConfigInfo) {
+			for _, v := range c.Hardware.Device {
+				v.GetVirtualDevice().UnitNumber = types.NewInt32(-7)
+			}
+		},
+	} {
+		m := made(t, rich)
+		spoil(m)
+		doc, err := hardware.XML(m, hardware.Context{})
+		if err == nil {
+			err = domxml.Check(doc, "domain")
+		} else if verr.From(err).Code == verr.OK {
+			t.Errorf("%s: %v has no code", name, err)
+		} else {
+			err = nil
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

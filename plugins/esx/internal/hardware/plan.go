@@ -172,12 +172,42 @@ func (p *plan) device(key string, e entries, present types.BaseVirtualDevice) er
 	}
 	v, old := made.GetVirtualDevice(), present.GetVirtualDevice()
 	v.Key, v.ControllerKey, v.UnitNumber = old.Key, old.ControllerKey, old.UnitNumber
-	if disk, ok := present.(*types.VirtualDisk); ok {
-		changed := made.(*types.VirtualDisk)
-		changed.CapacityInKB, changed.CapacityInBytes = disk.CapacityInKB, disk.CapacityInBytes
+	switch present := present.(type) {
+	case *types.VirtualDisk:
+		changed := *present
+		changed.Backing = remode(present.Backing, v.Backing.(*types.VirtualDiskFlatVer2BackingInfo))
+		made = &changed
+	case *types.VirtualCdrom, *types.VirtualFloppy: // another medium is connected, whatever the one before was
+	default:
+		if old.Connectable != nil {
+			v.Connectable = old.Connectable
+		}
 	}
 	p.edit(made)
 	return nil
+}
+
+// remode is the backing of a disk, of whatever kind, with another mode.
+func remode(have types.BaseVirtualDeviceBackingInfo, want *types.VirtualDiskFlatVer2BackingInfo) types.BaseVirtualDeviceBackingInfo {
+	switch b := have.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		changed := *b
+		changed.DiskMode, changed.WriteThrough = want.DiskMode, want.WriteThrough
+		return &changed
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		changed := *b
+		changed.DiskMode, changed.WriteThrough = want.DiskMode, want.WriteThrough
+		return &changed
+	case *types.VirtualDiskSeSparseBackingInfo:
+		changed := *b
+		changed.DiskMode, changed.WriteThrough = want.DiskMode, want.WriteThrough
+		return &changed
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+		changed := *b
+		changed.DiskMode = want.DiskMode
+		return &changed
+	}
+	return want
 }
 
 // sameKind says whether a device can become another by an edit. A disk with another image is another disk.

@@ -26,6 +26,8 @@ type connection struct {
 	feed *inventory.Feed
 	core plugin.Core
 	log  hclog.Logger
+	// endpoints are shared by all connections.
+	endpoints *endpoints
 	// target never changes: the name is all that it is made of.
 	target settings.Target
 
@@ -43,16 +45,19 @@ type connection struct {
 
 // parts do the work of a connection.
 type parts struct {
-	endpoint *endpoint.Endpoint
-	guests   *guests.Guests
+	// release gives the endpoint back.
+	release func()
+	guests  *guests.Guests
 	// store and networks are nil for a connection to all of a vCenter server.
 	store    *storage.Store
 	networks *network.Networks
 }
 
 // newConnection makes a connection that has not started.
-func newConnection(name string, target settings.Target, core plugin.Core) *connection {
-	return &connection{name: name, feed: inventory.NewFeed(), core: core, log: core.Logger().Named("connection"), target: target}
+func newConnection(name string, target settings.Target, core plugin.Core, endpoints *endpoints) *connection {
+	return &connection{
+		name: name, feed: inventory.NewFeed(), core: core, log: core.Logger().Named("connection"), endpoints: endpoints, target: target,
+	}
 }
 
 // start makes the parts if there are none.
@@ -94,15 +99,17 @@ func (c *connection) open(config endpoint.Config) (_ *parts, err error) {
 			p.close()
 		}
 	}()
-	if p.endpoint, err = endpoint.Open(config, c.log); err != nil {
+	e, release, err := c.endpoints.get(config, c.log)
+	if err != nil {
 		return nil, err
 	}
+	p.release = release
 	server, _, err := net.SplitHostPort(config.Address)
 	if err != nil {
 		server = config.Address
 	}
 	made := make(chan struct{})
-	p.guests, err = guests.Start(p.endpoint, guests.Options{
+	p.guests, err = guests.Start(e, guests.Options{
 		Product: config.Product, Path: c.target.Path, Server: server, AutoAnswer: c.target.AutoAnswer,
 		Ready: func(ctx context.Context) error {
 			<-made
@@ -113,10 +120,10 @@ func (c *connection) open(config endpoint.Config) (_ *parts, err error) {
 	if err != nil || config.Product == endpoint.VPX && len(c.target.Path) == 0 {
 		return p, err // storage and networks are a host's
 	}
-	if p.store, err = storage.Start(p.endpoint, p.guests.Host, c.feed, c.log); err != nil {
+	if p.store, err = storage.Start(e, p.guests.Host, c.feed, c.log); err != nil {
 		return nil, err
 	}
-	p.networks, err = network.Start(p.endpoint, p.guests.Host, c.feed, c.log)
+	p.networks, err = network.Start(e, p.guests.Host, c.feed, c.log)
 	return p, err
 }
 
@@ -128,19 +135,21 @@ func (p *parts) ready(ctx context.Context) error {
 	return errors.Join(p.store.Ready(ctx), p.networks.Ready(ctx))
 }
 
-// close ends the parts and waits for them.
+// close ends the parts and waits for them. An endpoint that others use stays.
 func (p *parts) close() {
-	if p.endpoint != nil {
-		p.endpoint.Close()
-	}
+	var wait sync.WaitGroup
 	if p.store != nil {
-		p.store.Close()
+		wait.Go(p.store.Close)
 	}
 	if p.networks != nil {
-		p.networks.Close()
+		wait.Go(p.networks.Close)
 	}
 	if p.guests != nil {
-		p.guests.Close()
+		wait.Go(p.guests.Close)
+	}
+	wait.Wait()
+	if p.release != nil {
+		p.release()
 	}
 }
 

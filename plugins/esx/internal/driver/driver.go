@@ -28,7 +28,8 @@ const (
 type Driver struct {
 	core plugin.Core
 	// idle is how long a connection is kept that nobody uses.
-	idle time.Duration
+	idle      time.Duration
+	endpoints endpoints
 
 	mu          sync.Mutex // guards all below; not held across calls
 	table       *settings.Table
@@ -159,7 +160,7 @@ func (d *Driver) make(name string) (*connection, error) {
 		}
 		d.drop(oldest)
 	}
-	return newConnection(name, target, d.core), nil
+	return newConnection(name, target, d.core, &d.endpoints), nil
 }
 
 // release ends a use of a connection.

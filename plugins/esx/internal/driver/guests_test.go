@@ -514,6 +514,11 @@ func TestGuestsMoveBetweenHostsOfOneServer(t *testing.T) {
 	if g := to.guest(name); g.GetUuid() != arrived.GetUuid() || g.GetState() != hv.State_STATE_RUNNING {
 		t.Errorf("the guest is %v", g)
 	}
+	for side, want := range map[*picture]string{from: name + " stopped," + name + " undefined", to: name + " defined," + name + " started"} {
+		if got := strings.Join(side.events, ","); got != want {
+			t.Errorf("events are %q, want %q", got, want)
+		}
+	}
 	_, err = migration.FinishMigration(shortly(t), &pb.FinishMigrationRequest{Connection: to.connection, Name: "nobody"})
 	refused(t, err, verr.NoDomain, "nobody")
 	for uri, says := range map[string]string{

@@ -376,3 +376,22 @@ func TestDefinitionsAreReadAtOnceWhenAskedFor(t *testing.T) {
 	_, err = pb.NewGuestServiceClient(r.conn).Describe(r.ctx(), &pb.DescribeRequest{Guest: &hv.Guest{Connection: p.connection, Uuid: newID}})
 	refused(t, err, verr.NoDomain, newID)
 }
+
+func TestConnectionsToOneServerShareASession(t *testing.T) {
+	s := vimtest.Start(t, vimtest.Options{VPX: true})
+	r := start(t, map[string]any{"lab": table(s, "vpx")})
+	for _, path := range []string{"DC0/DC0_H0", "DC0/DC0_C0/DC0_C0_H0", "DC0/DC0_C0/DC0_C0_H1"} {
+		r.follow("vpx:///lab/" + path).synced()
+	}
+	if n := s.Sessions(); n != 1 {
+		t.Errorf("there are %d sessions", n)
+	}
+	r.host.Configure(t, config(t, nil, ""))
+	deadline := time.Now().Add(slack)
+	for s.Sessions() != 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("there are %d sessions still", s.Sessions())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/lodgevirt/lodge/plugins/esx/internal/hardware"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
 	hv "github.com/lodgevirt/lodge/sdk/proto/lodge/hypervisor/v1"
-	pb "github.com/lodgevirt/lodge/sdk/proto/lodge/inventory/v1"
 	"github.com/lodgevirt/lodge/sdk/verr"
 )
 
@@ -153,7 +152,9 @@ func (g *Guests) keep(vm inventory.VM, d definition) {
 	d.read, d.asked, d.stale = true, vm.ChangeVersion, vm.SnapshotsStale
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.definitions[vm.Ref] = d
+	if _, still := g.mirror.Snapshot().Ref(vm.Ref); still { // one that went while it was read is not kept
+		g.definitions[vm.Ref] = d
+	}
 }
 
 // show puts machines into the feed as the mirror has them now.
@@ -163,14 +164,13 @@ func (g *Guests) show(vms []inventory.VM) {
 	g.mu.Lock()
 	snapshot := g.shown
 	g.mu.Unlock()
-	objects := &pb.Objects{}
+	var now []inventory.VM
 	for _, old := range vms {
-		vm, ok := snapshot.Ref(old.Ref)
-		if first, _ := snapshot.UUID(vm.UUID); ok && first.Ref == vm.Ref {
-			objects.Guests = append(objects.Guests, g.object(vm))
+		if vm, ok := snapshot.Ref(old.Ref); ok {
+			now = append(now, vm)
 		}
 	}
-	g.feed.Apply(objects)
+	g.put(snapshot, now)
 }
 
 // Describe reads a guest's definition from the endpoint.
@@ -185,6 +185,9 @@ func (g *Guests) Describe(ctx context.Context, guest *hv.Guest) (string, error) 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := g.definitions[vm.Ref]
+	if !d.read {
+		return "", failed(verr.NoDomain, "domain '%s' is gone", guest.GetName())
+	}
 	return d.xml, d.err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/lodgevirt/lodge/plugins/esx/internal/endpoint"
 	"github.com/lodgevirt/lodge/plugins/esx/internal/inventory"
@@ -206,8 +207,8 @@ func (g *Guests) poke() {
 	}
 }
 
-// batch is how many machines are put into the feed in one go.
-const batch = 100
+// batch is about how many bytes of machines are put into the feed in one message.
+const batch = 256 << 10
 
 // refresh puts all machines into the feed.
 func (g *Guests) refresh(s *inventory.Snapshot) {
@@ -219,16 +220,25 @@ func (g *Guests) refresh(s *inventory.Snapshot) {
 			}
 		}
 	})
-	objects := &pb.Objects{Host: g.probe(s.Host), GoneGuests: gone}
-	for _, vm := range s.All() {
+	g.feed.Apply(&pb.Objects{Host: g.probe(s.Host), GoneGuests: gone})
+	g.put(s, s.All())
+}
+
+// put puts machines into the feed, in messages of a bounded size. Of several with one UUID one is shown.
+func (g *Guests) put(s *inventory.Snapshot, vms []inventory.VM) {
+	objects, size := &pb.Objects{}, 0
+	for _, vm := range vms {
 		if first, _ := s.UUID(vm.UUID); first.Ref != vm.Ref {
 			continue
 		}
-		objects.Guests = append(objects.Guests, g.object(vm))
-		if len(objects.Guests) == batch {
+		o := g.object(vm)
+		n := proto.Size(o)
+		if size > 0 && size+n > batch {
 			g.feed.Apply(objects)
-			objects = &pb.Objects{}
+			objects, size = &pb.Objects{}, 0
 		}
+		objects.Guests = append(objects.Guests, o)
+		size += n
 	}
 	g.feed.Apply(objects)
 }

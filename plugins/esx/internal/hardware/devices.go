@@ -109,7 +109,7 @@ func number(key, first int32, next *int) int {
 	return n
 }
 
-// scsiModels are the names that .vmx files have for the API's SCSI controllers.
+// controller says which bus a controller is of, with the name that .vmx files have for its model, where they have one.
 func controller(v types.BaseVirtualDevice) (s slot, model string, ok bool) {
 	bus := func(name string, c types.VirtualController) slot { return slot{name, c.BusNumber} }
 	switch c := v.(type) {

@@ -52,7 +52,7 @@ func (s *source) Open(ctx context.Context, w *follow.Watch) error {
 	if err != nil {
 		return err
 	}
-	managers, err := managers(ctx, w, root)
+	managers, err := managers(ctx, w, root, place.Host)
 	if err != nil {
 		return err
 	}
@@ -80,15 +80,26 @@ func (p Place) only() *types.ManagedObjectReference {
 	return nil
 }
 
-// managers finds the managers of automatic starts that can be read. Hosts that join later are found by the next watch.
-func managers(ctx context.Context, w *follow.Watch, root types.ManagedObjectReference) ([]types.ManagedObjectReference, error) {
-	all, err := w.View(ctx, root, hostType)
-	if err != nil {
-		return nil, err
-	}
+// managers finds the managers of automatic starts that can be read, that of one host if there is one. Hosts that join later are found by
+// the next watch.
+func managers(ctx context.Context, w *follow.Watch, root types.ManagedObjectReference, only *types.ManagedObjectReference) (
+	[]types.ManagedObjectReference, error,
+) {
+	const path = "configManager.autoStartManager"
 	var hosts []mo.HostSystem
-	if err := all.Retrieve(ctx, []string{hostType}, []string{"configManager.autoStartManager"}, &hosts); err != nil {
-		return nil, err
+	if only != nil {
+		hosts = make([]mo.HostSystem, 1)
+		if err := property.DefaultCollector(w.Client()).RetrieveOne(ctx, *only, []string{path}, &hosts[0]); err != nil {
+			return nil, err
+		}
+	} else {
+		all, err := w.View(ctx, root, hostType)
+		if err != nil {
+			return nil, err
+		}
+		if err := all.Retrieve(ctx, []string{hostType}, []string{path}, &hosts); err != nil {
+			return nil, err
+		}
 	}
 	found := map[types.ManagedObjectReference]bool{}
 	for _, host := range hosts {

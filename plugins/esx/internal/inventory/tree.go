@@ -44,7 +44,7 @@ func NewTree(info *types.VirtualMachineSnapshotInfo) *Tree {
 		return nil
 	}
 	t := &Tree{}
-	t.add(info.RootSnapshotList, "", map[string]bool{}, 0)
+	t.add(info.RootSnapshotList, "", names{}, 0)
 	for _, n := range t.Nodes {
 		if info.CurrentSnapshot != nil && n.Ref == *info.CurrentSnapshot {
 			t.Current = n.Name
@@ -54,7 +54,7 @@ func NewTree(info *types.VirtualMachineSnapshotInfo) *Tree {
 }
 
 // add enters siblings and all below them.
-func (t *Tree) add(siblings []types.VirtualMachineSnapshotTree, parent string, taken map[string]bool, depth int) {
+func (t *Tree) add(siblings []types.VirtualMachineSnapshotTree, parent string, taken names, depth int) {
 	if depth >= maxDepth {
 		return
 	}
@@ -62,15 +62,32 @@ func (t *Tree) add(siblings []types.VirtualMachineSnapshotTree, parent string, t
 		if len(t.Nodes) >= maxSnapshots {
 			return
 		}
-		name := s.Name
-		for n := s.Id; taken[name]; n++ {
-			name = fmt.Sprintf("%s#%d", s.Name, n)
-		}
-		taken[name] = true
+		name := taken.unique(s.Name, s.Id)
 		t.Nodes = append(t.Nodes, Node{
 			Ref: s.Snapshot, Name: name, Parent: parent, Description: s.Description, Created: s.CreateTime, State: states[s.State],
 		})
 		t.add(s.ChildSnapshotList, name, taken, depth+1)
+	}
+}
+
+// names are those that are taken, with the number that was added last to each.
+type names map[string]int32
+
+// unique returns a name, with a number where it is taken, and takes it.
+func (n names) unique(name string, number int32) string {
+	last, taken := n[name]
+	if !taken {
+		n[name] = 0
+		return name
+	}
+	number = max(number, last+1)
+	for {
+		longer := fmt.Sprintf("%s#%d", name, number)
+		if _, taken := n[longer]; !taken {
+			n[name], n[longer] = number, 0
+			return longer
+		}
+		number++
 	}
 }
 

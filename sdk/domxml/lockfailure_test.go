@@ -9,12 +9,18 @@ import (
 
 func TestOnLockFailureIsKept(t *testing.T) {
 	for _, c := range []struct{ name, doc, want string }{
-		{"after on_crash", "<domain>\n  <on_crash>destroy</on_crash>\n  <devices>\n  </devices>\n</domain>\n",
-			"<domain>\n  <on_crash>destroy</on_crash>\n  <on_lockfailure>pause</on_lockfailure>\n  <devices>\n  </devices>\n</domain>\n"},
-		{"at the end of a definition without actions", "<domain>\n  <name>a</name>\n</domain>\n",
-			"<domain>\n  <name>a</name>\n  <on_lockfailure>pause</on_lockfailure>\n</domain>\n"},
-		{"not where there is one", "<domain>\n  <on_lockfailure>ignore</on_lockfailure>\n</domain>\n",
-			"<domain>\n  <on_lockfailure>ignore</on_lockfailure>\n</domain>\n"},
+		{
+			"after on_crash", "<domain>\n  <on_crash>destroy</on_crash>\n  <devices>\n  </devices>\n</domain>\n",
+			"<domain>\n  <on_crash>destroy</on_crash>\n  <on_lockfailure>pause</on_lockfailure>\n  <devices>\n  </devices>\n</domain>\n",
+		},
+		{
+			"at the end of a definition without actions", "<domain>\n  <name>a</name>\n</domain>\n",
+			"<domain>\n  <name>a</name>\n  <on_lockfailure>pause</on_lockfailure>\n</domain>\n",
+		},
+		{
+			"not where there is one", "<domain>\n  <on_lockfailure>ignore</on_lockfailure>\n</domain>\n",
+			"<domain>\n  <on_lockfailure>ignore</on_lockfailure>\n</domain>\n",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := SetOnLockFailure(c.doc, "pause")

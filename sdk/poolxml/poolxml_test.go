@@ -114,8 +114,16 @@ func TestWhatAPoolNeeds(t *testing.T) {
 		t.Errorf("an unknown format: %v", err)
 	}
 	for _, h := range []poolxml.Host{
-		{Name: "-o"}, {Name: "a b"}, {Name: "a/b"}, {Name: "a,b"}, {Name: ""}, {Name: "a\x00"}, {Name: strings.Repeat("a", 256)}, {Name: "a", Port: "0"},
-		{Name: "a", Port: "65536"}, {Name: "a", Port: "http"},
+		{Name: "-o"},
+		{Name: "a b"},
+		{Name: "a/b"},
+		{Name: "a,b"},
+		{Name: ""},
+		{Name: "a\x00"},
+		{Name: strings.Repeat("a", 256)},
+		{Name: "a", Port: "0"},
+		{Name: "a", Port: "65536"},
+		{Name: "a", Port: "http"},
 	} {
 		if h.Check() == nil {
 			t.Errorf("host %+v is taken", h)

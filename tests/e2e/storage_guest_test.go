@@ -157,8 +157,16 @@ func TestStuckStorageHoldsUpNobody(t *testing.T) {
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		for _, args := range [][]string{
-			{"pool-list", "--all"}, {"pool-info", "stuck"}, {"pool-info", "fine"}, {"vol-list", "stuck"}, {"vol-info", "v", "stuck"}, {"list", "--all"},
-			{"pool-refresh", "fine"}, {"vol-create-as", "fine", "w", "1M"}, {"vol-delete", "w", "fine"}, {"pool-dumpxml", "stuck"},
+			{"pool-list", "--all"},
+			{"pool-info", "stuck"},
+			{"pool-info", "fine"},
+			{"vol-list", "stuck"},
+			{"vol-info", "v", "stuck"},
+			{"list", "--all"},
+			{"pool-refresh", "fine"},
+			{"vol-create-as", "fine", "w", "1M"},
+			{"vol-delete", "w", "fine"},
+			{"pool-dumpxml", "stuck"},
 		} {
 			if out, err := h.Virsh(ctx, qemuURI, args...); err != nil {
 				t.Errorf("%v while the storage of another pool hangs: %v: %s", args, err, out)

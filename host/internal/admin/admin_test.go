@@ -33,6 +33,7 @@ func (source) ResetPlugin(name string) error {
 	}
 	return nil
 }
+
 func (s source) RestartPlugin(_ context.Context, name string) (*adminv1.Plugin, error) {
 	return &adminv1.Plugin{Name: name, State: "ready", Generation: 2}, s.ResetPlugin(name)
 }

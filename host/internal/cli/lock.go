@@ -106,9 +106,20 @@ func (t *tool) describe(l *adminv1.Lock) error {
 		lives = "lives"
 	}
 	rows := [][2]string{
-		{"id", l.Id}, {"disk", l.Disk}, {"lock", l.Path}, {"lockspace", l.Lockspace}, {"resource", l.Resource},
-		{"mode", mode(l)}, {"state", l.State}, {"detail", l.Detail}, {"since", since(l)}, {"manager", l.Manager},
-		{"guest", l.OwnerName}, {"uuid", l.OwnerUuid}, {"generation", fmt.Sprint(l.OwnerGeneration)}, {"pid", dash(l.OwnerPid)},
+		{"id", l.Id},
+		{"disk", l.Disk},
+		{"lock", l.Path},
+		{"lockspace", l.Lockspace},
+		{"resource", l.Resource},
+		{"mode", mode(l)},
+		{"state", l.State},
+		{"detail", l.Detail},
+		{"since", since(l)},
+		{"manager", l.Manager},
+		{"guest", l.OwnerName},
+		{"uuid", l.OwnerUuid},
+		{"generation", fmt.Sprint(l.OwnerGeneration)},
+		{"pid", dash(l.OwnerPid)},
 		{"owner", lives},
 	}
 	for _, r := range rows {

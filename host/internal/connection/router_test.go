@@ -1,6 +1,7 @@
 package connection
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,5 +64,28 @@ func TestOpen(t *testing.T) {
 	}
 	if n := len(r.All()); n != 2 {
 		t.Fatalf("%d connections, want 2", n)
+	}
+}
+
+// opener notes what it is asked to open.
+type opener struct{ asked []string }
+
+func (o *opener) Open(_ context.Context, uri string) (*Connection, error) {
+	o.asked = append(o.asked, uri)
+	return nil, verr.New(verr.NoConnect, "%s", uri)
+}
+
+func TestAnOpenerGetsAllURIsOfItsScheme(t *testing.T) {
+	r, o := NewRouter(), &opener{}
+	r.AddOpener("far", o)
+	r.Add(connect(t, "test", "default"))
+	for _, uri := range []string{"far:///lab", "far+unix:///lab?x=1", "far://user@host:1/a/b?no_verify=1", "test:///default"} {
+		if _, err := r.Open(t.Context(), uri); verr.Is(err, verr.NoConnect) != strings.HasPrefix(uri, "far") {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+	want := "far:///lab far:///lab?x=1 far://user@host:1/a/b?no_verify=1"
+	if got := strings.Join(o.asked, " "); got != want {
+		t.Errorf("asked for %s, want %s", got, want)
 	}
 }

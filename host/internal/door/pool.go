@@ -9,12 +9,8 @@ import (
 	"github.com/lodgevirt/lodge/host/internal/pool"
 )
 
-const (
-	// maxVolumes is how many volumes one list has at most; libvirt's clients refuse more.
-	maxVolumes = maxObjects
-	// poolCreateKnown are the bits of virStoragePoolCreateFlags.
-	poolCreateKnown = 7
-)
+// maxVolumes is how many volumes one list has at most; libvirt's clients refuse more.
+const maxVolumes = maxObjects
 
 // poolTypeFlags are the bits of virConnectListAllStoragePoolsFlags that stand for types.
 var poolTypeFlags = map[string]libvirt.ConnectListAllStoragePoolsFlags{

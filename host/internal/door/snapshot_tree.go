@@ -82,10 +82,9 @@ func below(name string, all bool) func(*connection.Snapshot) bool {
 // libvirt's metadata is not needed for them.
 func snapshotPasses(one *connection.Snapshot, children bool, flags uint32) bool {
 	state := listActive
-	switch one.State {
-	case domain.ShutOff:
+	if one.State == domain.ShutOff {
 		state = listInactive
-	case diskSnapshot:
+	} else if one.State == diskSnapshot {
 		state = listDiskOnly
 	}
 	const states = listActive | listInactive | listDiskOnly

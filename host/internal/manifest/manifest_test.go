@@ -187,12 +187,14 @@ func TestConfigIsCheckedAgainstTheKeysOfThePlugin(t *testing.T) {
 		{"a mixed array", map[string]any{"paths": []any{"a", int64(1)}}, "array of strings", true},
 		{"a table", map[string]any{"machine": map[string]any{}}, "must be a string", true},
 		{
-			"tables by name", map[string]any{"hosts": map[string]any{"lab": map[string]any{"address": "a", "verify": false}}},
+			"tables by name",
+			map[string]any{"hosts": map[string]any{"lab": map[string]any{"address": "a", "verify": false}}},
 			`{"hosts":{"lab":{"address":"a","verify":false}}}`, false,
 		},
 		{"a value in the place of a table", map[string]any{"hosts": map[string]any{"lab": "a"}}, "must be tables by name", true},
 		{
-			"tables in tables", map[string]any{"hosts": map[string]any{"lab": map[string]any{"x": map[string]any{}}}},
+			"tables in tables",
+			map[string]any{"hosts": map[string]any{"lab": map[string]any{"x": map[string]any{}}}},
 			"must be tables by name", true,
 		},
 	} {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -160,7 +161,7 @@ func (b *bench) read(v Volume) []byte {
 	var all []byte
 	for {
 		data, _, err := d.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		if err != nil {

@@ -99,7 +99,9 @@ func TestUploadThatIsGivenUpLeavesTheVolume(t *testing.T) {
 }
 
 func TestTransferInWhichNothingMovesEnds(t *testing.T) {
-	b := open(t, vimtest.Options{})
+	how := options()
+	how.Stall = 4 * time.Second
+	b := openWith(t, vimtest.Options{}, how)
 	pool, _ := b.vmfs("ds1")
 	v := b.create(pool, "a/b.vmdk", 32*mib, "")
 	source, err := b.driver.Download(b.ctx(), &pb.DownloadRequest{Pool: pool, Volume: v})
@@ -182,7 +184,9 @@ func TestTaskThatNeverEndsIsCancelledAtTheHost(t *testing.T) {
 }
 
 func TestTaskIsFollowedPastALostSession(t *testing.T) {
-	b := open(t, vimtest.Options{})
+	how := options()
+	how.Patience = 4 * time.Second
+	b := openWith(t, vimtest.Options{}, how)
 	pool, _ := b.vmfs("ds1")
 	v := b.create(pool, "a/b.vmdk", mib, "")
 	wipe := func() chan error {

@@ -102,7 +102,7 @@ func TestWhatHappensWhileTheEndpointIsAwayIsFound(t *testing.T) {
 func TestReadySaysWhyNothingWasRead(t *testing.T) {
 	b := &bench{T: t, server: vimtest.Start(t, vimtest.Options{}), feed: inventory.NewFeed()}
 	b.server.Gate.Cut()
-	b.follow()
+	b.follow(options())
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := b.store.Ready(ctx); err == nil || !strings.Contains(err.Error(), b.server.Address()) {

@@ -873,7 +873,7 @@ type PoolObject struct {
 	Uuid string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	// Name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// libvirt's type: "vmfs", "netfs", "dir", "iscsi".
+	// libvirt's type: "fs", "netfs", "dir", "iscsi".
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	// Definition as libvirt prints it, without sizes.
 	Xml string `protobuf:"bytes,4,opt,name=xml,proto3" json:"xml,omitempty"`

@@ -163,6 +163,11 @@ func (c *connection) configure(ctx context.Context, table *settings.Table) {
 	if err == nil {
 		config, err = table.Config(ctx, target, c.core.Secret)
 	}
+	c.adopt(config, err)
+}
+
+// adopt makes the parts anew if a configuration is another than theirs, or ends them if there is none any more.
+func (c *connection) adopt(config endpoint.Config, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || err == nil && c.parts != nil && reflect.DeepEqual(config, c.config) {

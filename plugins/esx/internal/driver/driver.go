@@ -104,8 +104,16 @@ func (d *Driver) Open(ctx context.Context, req *pb.OpenRequest) (*pb.OpenRespons
 	if err != nil {
 		return nil, err
 	}
-	if _, err := table.Config(ctx, target, d.core.Secret); err != nil {
+	config, err := table.Config(ctx, target, d.core.Secret)
+	if err != nil {
 		return nil, err
+	}
+	// A password that was replaced is taken up by the next client.
+	d.mu.Lock()
+	c := d.connections[target.Connection]
+	d.mu.Unlock()
+	if c != nil {
+		c.adopt(config, nil)
 	}
 	return &pb.OpenResponse{Connection: target.Connection, Uri: target.URI}, nil
 }

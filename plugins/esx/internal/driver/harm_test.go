@@ -350,7 +350,9 @@ func TestTheConfigurationChangesUnderAConnection(t *testing.T) {
 	if err := os.WriteFile(file, []byte(vimtest.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.host.Configure(t, config(t, map[string]any{"lab": e}, ""))
+	if _, err := r.open("esx:///lab"); err != nil {
+		t.Fatal(err)
+	}
 	p.synced()
 	r.host.Configure(t, config(t, nil, ""))
 	p.until("the end of the endpoint", func() bool { return p.stale != nil })

@@ -35,7 +35,10 @@ type connection struct {
 	users int
 	since time.Time
 
-	mu     sync.Mutex // guards all below; held while parts are made or closed, which waits for nobody else
+	// changing is held by who makes or closes parts. Only others who want the same wait for it. It is taken before mu.
+	changing sync.Mutex
+
+	mu     sync.Mutex // guards all below; not held across calls
 	config endpoint.Config
 	parts  *parts
 	// err is why there are no parts.
@@ -62,31 +65,35 @@ func newConnection(name string, target settings.Target, core plugin.Core, endpoi
 
 // start makes the parts if there are none.
 func (c *connection) start(ctx context.Context, table *settings.Table) {
-	c.mu.Lock()
-	idle := c.parts == nil && !c.closed
-	c.mu.Unlock()
-	if !idle {
+	if !c.idle() {
 		return
 	}
 	config, err := table.Config(ctx, c.target, c.core.Secret)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.parts == nil && !c.closed {
+	c.changing.Lock()
+	defer c.changing.Unlock()
+	if c.idle() {
 		c.make(config, err)
 	}
 }
 
-// make makes the parts, or tells why it cannot; mu is held.
+// idle says whether parts are to be made.
+func (c *connection) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.parts == nil && !c.closed
+}
+
+// make makes the parts, or tells why it cannot; changing is held.
 func (c *connection) make(config endpoint.Config, err error) {
+	var made *parts
 	if err == nil {
-		c.config = config
-		var made *parts
-		if made, err = c.open(config); err == nil {
-			c.parts = made
-		}
+		made, err = c.open(config)
 	}
-	c.err = err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.config, c.parts, c.err = config, made, err
 	if err != nil {
+		c.parts = nil
 		c.feed.Stale(time.Now(), err)
 	}
 }
@@ -168,29 +175,35 @@ func (c *connection) configure(ctx context.Context, table *settings.Table) {
 
 // adopt makes the parts anew if a configuration is another than theirs, or ends them if there is none any more.
 func (c *connection) adopt(config endpoint.Config, err error) {
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed || err == nil && c.parts != nil && reflect.DeepEqual(config, c.config) {
-		return
+	stays := c.closed || err == nil && c.parts != nil && reflect.DeepEqual(config, c.config)
+	c.mu.Unlock()
+	if !stays {
+		c.end()
+		c.make(config, err)
 	}
-	c.end()
-	c.make(config, err)
 }
 
-// end closes the parts; mu is held.
+// end closes the parts; changing is held.
 func (c *connection) end() {
-	if c.parts == nil {
-		return
+	c.mu.Lock()
+	old := c.parts
+	c.parts, c.err = nil, verr.New(verr.OperationAborted, "connection %q is being made anew", c.name).In(verr.FromESX)
+	c.mu.Unlock()
+	if old != nil {
+		old.close()
 	}
-	c.parts.close()
-	c.parts = nil
 }
 
 // close ends the connection for good.
 func (c *connection) close() {
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.closed = true
+	c.mu.Unlock()
 	c.end()
 }
 
@@ -201,7 +214,7 @@ func (c *connection) working() (*parts, error) {
 	switch {
 	case c.parts != nil:
 		return c.parts, nil
-	case c.err != nil:
+	case c.err != nil && !c.closed:
 		return nil, c.err
 	}
 	return nil, verr.New(verr.InvalidConn, "connection %q is closed", c.name).In(verr.FromESX)

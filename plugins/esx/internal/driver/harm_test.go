@@ -397,3 +397,16 @@ func TestConnectionsToOneServerShareASession(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+func TestASuspensionThatTakesLongIsLeftAlone(t *testing.T) {
+	r, s, p := lab(t, vimtest.Options{})
+	const name = "ha-host_VM0"
+	s.Stall("SuspendVM_Task", true)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_, err := hv.NewLifecycleServiceClient(r.conn).Suspend(ctx, &hv.SuspendRequest{Guest: p.ref(name)})
+	refused(t, err, verr.OperationTimeout, name, "goes on at the host")
+	if n := s.Spoiler.Calls("CancelTask"); n != 0 {
+		t.Errorf("the task was cancelled %d times", n)
+	}
+}

@@ -20,41 +20,33 @@ type power struct {
 	from    []hv.State
 	refusal string
 	// to is the state after it.
-	to    hv.State
+	to hv.State
+	// large says that it takes as long as the machine's memory is large, so that it is not cancelled when a call's time is over.
+	large bool
 	start func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error)
 }
 
 // Changes of power.
 var (
 	powerOn = power{
-		"start",
-		[]hv.State{hv.State_STATE_SHUTOFF},
-		"Domain is not powered off", hv.State_STATE_RUNNING,
-		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
+		what: "start", from: []hv.State{hv.State_STATE_SHUTOFF}, refusal: "Domain is not powered off", to: hv.State_STATE_RUNNING,
+		start: func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
 	}
 	powerOff = power{
-		"stop",
-		[]hv.State{hv.State_STATE_RUNNING, hv.State_STATE_PAUSED},
-		"Domain is not powered on", hv.State_STATE_SHUTOFF,
-		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(ctx) },
+		what: "stop", from: []hv.State{hv.State_STATE_RUNNING, hv.State_STATE_PAUSED}, refusal: "Domain is not powered on", to: hv.State_STATE_SHUTOFF,
+		start: func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOff(ctx) },
 	}
 	suspend = power{
-		"suspend",
-		[]hv.State{hv.State_STATE_RUNNING},
-		"Domain is not powered on", hv.State_STATE_PAUSED,
-		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Suspend(ctx) },
+		what: "suspend", from: []hv.State{hv.State_STATE_RUNNING}, refusal: "Domain is not powered on", to: hv.State_STATE_PAUSED, large: true,
+		start: func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Suspend(ctx) },
 	}
 	resume = power{
-		"resume",
-		[]hv.State{hv.State_STATE_PAUSED},
-		"Domain is not suspended", hv.State_STATE_RUNNING,
-		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
+		what: "resume", from: []hv.State{hv.State_STATE_PAUSED}, refusal: "Domain is not suspended", to: hv.State_STATE_RUNNING, large: true,
+		start: func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.PowerOn(ctx) },
 	}
 	reset = power{
-		"reset",
-		[]hv.State{hv.State_STATE_RUNNING},
-		"Domain is not powered on", hv.State_STATE_RUNNING,
-		func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Reset(ctx) },
+		what: "reset", from: []hv.State{hv.State_STATE_RUNNING}, refusal: "Domain is not powered on", to: hv.State_STATE_RUNNING,
+		start: func(ctx context.Context, vm *object.VirtualMachine) (*object.Task, error) { return vm.Reset(ctx) },
 	}
 )
 
@@ -96,9 +88,13 @@ func (g *Guests) power(ctx context.Context, guest *hv.Guest, p power) (uint64, e
 	if vm.Template {
 		return 0, failed(verr.OperationInvalid, "%s: it is a template, which can only be cloned", what)
 	}
-	_, err = g.run(ctx, what, vm, func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error) {
+	end := g.giveUp
+	if p.large {
+		end = g.letGo
+	}
+	_, err = g.runOr(ctx, what, vm, func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error) {
 		return began(p.start(ctx, object.NewVirtualMachine(client, vm.Ref)))
-	})
+	}, end)
 	if err != nil {
 		return 0, err
 	}

@@ -47,8 +47,16 @@ func budget(ctx context.Context) (context.Context, context.CancelFunc) {
 // starter begins a task.
 type starter func(ctx context.Context, client *vim25.Client) (types.ManagedObjectReference, error)
 
+// ender says what becomes of a task that could not be waited for.
+type ender func(ctx context.Context, what string, ref types.ManagedObjectReference, cause error) (types.AnyType, error)
+
 // run runs a task to its end and returns its result. vm is the machine whose questions may hold it up, or the zero value.
 func (g *Guests) run(ctx context.Context, what string, vm inventory.VM, start starter) (types.AnyType, error) {
+	return g.runOr(ctx, what, vm, start, g.giveUp)
+}
+
+// runOr is run with something else to do when time is over.
+func (g *Guests) runOr(ctx context.Context, what string, vm inventory.VM, start starter, end ender) (types.AnyType, error) {
 	within, cancel := budget(ctx)
 	defer cancel()
 	if err := g.unasked(vm); err != nil {
@@ -68,7 +76,7 @@ func (g *Guests) run(ctx context.Context, what string, vm inventory.VM, start st
 	case err == nil:
 		return result, nil
 	case errors.As(err, &question), within.Err() != nil:
-		return g.giveUp(ctx, what, ref, err)
+		return end(ctx, what, ref, err)
 	}
 	return nil, explain(what, err)
 }
@@ -224,6 +232,15 @@ func (g *Guests) giveUp(ctx context.Context, what string, ref types.ManagedObjec
 		return nil, failed(code, "%s: given up, and the task could not be cancelled, so it may still end later: %w (%v)", what, cause, err)
 	}
 	return nil, failed(code, "%s: given up, and the task goes on at the host: %w", what, cause)
+}
+
+// letGo leaves a task alone that takes as long as the machine is large, and says so. One that waits for an answer is given up.
+func (g *Guests) letGo(ctx context.Context, what string, ref types.ManagedObjectReference, cause error) (types.AnyType, error) {
+	var question *questionError
+	if errors.As(cause, &question) {
+		return g.giveUp(ctx, what, ref, cause)
+	}
+	return nil, failed(verr.OperationTimeout, "%s: it has begun and takes longer than this call may; it goes on at the host: %w", what, cause)
 }
 
 // questionError is a question that nobody answers.

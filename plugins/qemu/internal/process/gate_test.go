@@ -178,9 +178,9 @@ func traitsOf(t *testing.T, pid, files int, spec Spec) map[string]string {
 		}
 		return strings.NewReplacer(spec.Dir, "DIR", spec.Marker.UUID, "UUID").Replace(string(text))
 	}
-	// The shell and the dynamic loader have files of their own open until sleep runs.
+	// The shell and the dynamic loader have files of their own open until sleep runs; in the middle of an exec there is no environment.
 	settled := func() bool {
-		return read("comm") == "sleep\n" && len(descriptors(t, filepath.Join(dir, "fd"))) == files
+		return read("comm") == "sleep\n" && read("environ") != "" && len(descriptors(t, filepath.Join(dir, "fd"))) == files
 	}
 	for deadline := time.Now().Add(10 * time.Second); !settled() && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)

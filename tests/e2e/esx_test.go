@@ -296,7 +296,7 @@ func TestLifeOnESX(t *testing.T) {
 	if err := real.same(h, labURI); err != nil {
 		t.Error(err)
 	}
-	want := []string{"Defined Added", "Started", "Suspended", "Resumed", "Stopped", "Undefined"}
+	want := []string{"Defined Added", "Started", "Suspended", "Resumed", "Stopped Destroyed", "Undefined"}
 	eventually(t, answerWait, func() error {
 		said := events()
 		for _, w := range want {

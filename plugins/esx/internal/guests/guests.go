@@ -65,6 +65,8 @@ type Guests struct {
 	changed     chan struct{}
 	definitions map[types.ManagedObjectReference]definition
 	answered    map[string]bool
+	// ending counts the calls that switch a machine off.
+	ending map[types.ManagedObjectReference]int
 }
 
 // Start begins to follow. It ends with Close. The only error is that of an endpoint that is closed already.
@@ -75,6 +77,7 @@ func Start(e *endpoint.Endpoint, o Options, feed *sdk.Feed, log hclog.Logger) (*
 		wake: make(chan struct{}, 1), life: ctx, cancel: cancel, stopped: make(chan struct{}), meter: newMeter(e),
 		shown: &inventory.Snapshot{}, changed: make(chan struct{}),
 		definitions: map[types.ManagedObjectReference]definition{}, answered: map[string]bool{},
+		ending: map[types.ManagedObjectReference]int{},
 	}
 	g.options.Mirror.Locate = g.locate
 	mirror, err := inventory.Start(e, g.options.Mirror, log, g.told)
@@ -263,10 +266,41 @@ func (g *Guests) one(c inventory.Change) {
 		}
 		objects.Events = append(objects.Events, &pb.GuestEvent{
 			Uuid: subject.UUID, Name: vmx.UnescapeName(e.Name), Id: id,
-			Event: &hv.Event{Event: &hv.Event_Lifecycle{Lifecycle: e.Lifecycle}},
+			Event: &hv.Event{Event: &hv.Event_Lifecycle{Lifecycle: g.cause(c.New.Ref, e.Lifecycle)}},
 		})
 	}
 	g.feed.Apply(objects)
+}
+
+// Numbers of libvirt's virDomainEventType and virDomainEventStoppedDetailType.
+const (
+	eventStopped    = 5
+	detailShutdown  = 0
+	detailDestroyed = 1
+)
+
+// cause is an event with what we know of its cause: a host does not tell whether a machine that is off was switched off.
+func (g *Guests) cause(ref types.ManagedObjectReference, e *hv.LifecycleEvent) *hv.LifecycleEvent {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e.GetEvent() == eventStopped && e.GetDetail() == detailShutdown && g.ending[ref] > 0 {
+		return &hv.LifecycleEvent{Event: eventStopped, Detail: detailDestroyed}
+	}
+	return e
+}
+
+// switchesOff notes that a machine is being switched off, until done is called.
+func (g *Guests) switchesOff(ref types.ManagedObjectReference) (done func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ending[ref]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.ending[ref]--; g.ending[ref] == 0 {
+			delete(g.ending, ref)
+		}
+	}
 }
 
 // uuids are those that a change touches.

@@ -88,6 +88,9 @@ func (g *Guests) power(ctx context.Context, guest *hv.Guest, p power) (uint64, e
 	if vm.Template {
 		return 0, failed(verr.OperationInvalid, "%s: it is a template, which can only be cloned", what)
 	}
+	if p.to == hv.State_STATE_SHUTOFF {
+		defer g.switchesOff(vm.Ref)()
+	}
 	end := g.giveUp
 	if p.large {
 		end = g.letGo

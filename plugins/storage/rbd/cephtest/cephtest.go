@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -93,8 +94,15 @@ func (c *Cluster) Pause(daemons ...string) error {
 	return nil
 }
 
-// Resume lets them go on.
-func (c *Cluster) Resume(daemons ...string) error { return c.signal(unix.SIGCONT, daemons) }
+// Resume lets them go on. An OSD that stood alone can find its placement groups' leases expired for ever ("laggy"): it is told to peer anew, as a
+// person would.
+func (c *Cluster) Resume(daemons ...string) error {
+	if err := c.signal(unix.SIGCONT, daemons); err != nil || !slices.Contains(daemons, "osd") {
+		return err
+	}
+	_, err := c.Run(context.Background(), "ceph", "osd", "down", "0")
+	return err
+}
 
 func (c *Cluster) signal(s syscall.Signal, daemons []string) error {
 	var all error

@@ -167,7 +167,12 @@ func (n node) records() []string {
 	return found
 }
 
-// own opens the record that is by the node's interface, or fails with fs.ErrNotExist.
+// owns reports whether a record is by the node's interface, or nobody's: one that is empty was being written by somebody who was killed.
+func (n node) owns(record string) bool {
+	return strings.TrimSpace(record) == "" || hasLine(record, "iface.iscsi_ifacename = "+n.iface)
+}
+
+// own opens the record that the node owns, or fails with fs.ErrNotExist.
 func (n node) own() (*os.File, string, error) {
 	for _, name := range n.records() {
 		f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -175,7 +180,7 @@ func (n node) own() (*os.File, string, error) {
 			continue
 		}
 		text, err := io.ReadAll(io.LimitReader(f, maxRecord))
-		if err == nil && hasLine(string(text), "iface.iscsi_ifacename = "+n.iface) {
+		if err == nil && n.owns(string(text)) {
 			return f, string(text), nil
 		}
 		_ = f.Close()
@@ -187,7 +192,7 @@ func (n node) own() (*os.File, string, error) {
 func (n node) foreign() string {
 	for _, name := range n.records() {
 		text, err := os.ReadFile(name)
-		if err == nil && !hasLine(string(text), "iface.iscsi_ifacename = "+n.iface) {
+		if err == nil && !n.owns(string(text)) {
 			return name
 		}
 	}
@@ -203,10 +208,10 @@ func (n node) change(all []setting) error {
 	changed := edit(text, all)
 	err = f.Chmod(0o600)
 	if err == nil {
-		err = f.Truncate(0)
+		_, err = f.WriteAt([]byte(changed), 0)
 	}
 	if err == nil {
-		_, err = f.WriteAt([]byte(changed), 0)
+		err = f.Truncate(int64(len(changed))) // last, so that the record is never empty
 	}
 	return errors.Join(err, f.Close())
 }
@@ -238,15 +243,17 @@ func edit(text string, all []setting) string {
 
 // remove removes the node's record, and the folders that it leaves empty. iscsiadm would not, while there is a session.
 func (n node) remove() {
-	f, _, err := n.own()
-	if err != nil {
-		return
-	}
-	name := f.Name()
-	_ = f.Close()
-	if os.Remove(name) != nil {
-		return
-	}
-	for dir := filepath.Dir(name); !slices.Contains(n.databases, dir) && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	for {
+		f, _, err := n.own()
+		if err != nil {
+			return
+		}
+		name := f.Name()
+		_ = f.Close()
+		if os.Remove(name) != nil {
+			return
+		}
+		for dir := filepath.Dir(name); !slices.Contains(n.databases, dir) && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+		}
 	}
 }

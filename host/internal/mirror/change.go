@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/lodgevirt/lodge/host/internal/connection"
 	"github.com/lodgevirt/lodge/host/internal/domain"
 	"github.com/lodgevirt/lodge/sdk/domxml"
@@ -90,15 +88,10 @@ func (m *Mirror) Define(ctx context.Context, xml string, flags uint32) (connecti
 	if err := checkXML(xml, "domain"); err != nil {
 		return nil, err
 	}
-	var id uuid.UUID
-	err := m.change(ctx, func(ctx context.Context) (uint64, error) {
+	id, err := m.made(ctx, func(ctx context.Context) (string, uint64, error) {
 		rsp, err := m.guests().Define(ctx, &pb.DefineRequest{Connection: m.cfg.Connection, Xml: xml})
-		if err != nil {
-			return 0, err
-		}
-		id, err = uuid.Parse(rsp.GetUuid())
-		return rsp.GetSeq(), err
-	}, nil)
+		return rsp.GetUuid(), rsp.GetSeq(), err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -319,17 +312,12 @@ func (d *Domain) PerformMigration(ctx context.Context, uri string, flags uint64,
 
 // FinishMigration finds the guest that was sent here.
 func (m *Mirror) FinishMigration(ctx context.Context, name, uri string, flags uint64) (connection.Domain, error) {
-	var id uuid.UUID
-	err := m.change(ctx, func(ctx context.Context) (uint64, error) {
+	id, err := m.made(ctx, func(ctx context.Context) (string, uint64, error) {
 		rsp, err := m.migration().FinishMigration(ctx, &pb.FinishMigrationRequest{
 			Connection: m.cfg.Connection, Name: name, Uri: uri, Flags: flags,
 		})
-		if err != nil {
-			return 0, err
-		}
-		id, err = uuid.Parse(rsp.GetUuid())
-		return rsp.GetSeq(), err
-	}, nil)
+		return rsp.GetUuid(), rsp.GetSeq(), err
+	})
 	if err != nil {
 		return nil, err
 	}

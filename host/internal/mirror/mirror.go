@@ -157,6 +157,19 @@ func (m *Mirror) now() progress {
 	return m.progress
 }
 
+// made passes on what makes or finds an object, and returns the object's UUID once the picture has it.
+func (m *Mirror) made(ctx context.Context, do func(context.Context) (id string, seq uint64, err error)) (uuid.UUID, error) {
+	var id uuid.UUID
+	err := m.change(ctx, func(ctx context.Context) (uint64, error) {
+		text, seq, err := do(ctx)
+		if err == nil {
+			id, err = uuid.Parse(text)
+		}
+		return seq, err
+	}, nil)
+	return id, err
+}
+
 // change passes a change on to the driver, which answers with the number of the message that has it, and returns when the picture has it, too.
 // If the driver's process ends in the middle, done looks in the next picture whether the change was made; it may be nil.
 func (m *Mirror) change(ctx context.Context, do func(context.Context) (seq uint64, err error), done func() bool) error {

@@ -164,15 +164,10 @@ func (n networks) Define(ctx context.Context, xml string) (connection.Network, e
 	if err := checkXML(xml, "network"); err != nil {
 		return connection.Network{}, err
 	}
-	var id uuid.UUID
-	err := n.m.change(ctx, func(ctx context.Context) (uint64, error) {
+	id, err := n.m.made(ctx, func(ctx context.Context) (string, uint64, error) {
 		rsp, err := n.service().DefineNetwork(ctx, &pb.DefineNetworkRequest{Connection: n.m.cfg.Connection, Xml: xml})
-		if err != nil {
-			return 0, err
-		}
-		id, err = uuid.Parse(rsp.GetUuid())
-		return rsp.GetSeq(), err
-	}, nil)
+		return rsp.GetUuid(), rsp.GetSeq(), err
+	})
 	if err != nil {
 		return connection.Network{}, err
 	}

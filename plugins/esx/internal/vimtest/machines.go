@@ -154,17 +154,6 @@ func (s *Server) reconfigure(name string, values map[string]any) {
 // context is one for changes beside all sessions.
 func (s *Server) context() *simulator.Context { return s.model.Service.Context }
 
-// HostOf is the reference's value of the host that a virtual machine is on.
-func (s *Server) HostOf(name string) string {
-	s.t.Helper()
-	var props mo.VirtualMachine
-	s.do("read host of "+name, func(ctx context.Context) error {
-		vm := s.vm(name)
-		return vm.Properties(ctx, vm.Reference(), []string{"runtime.host"}, &props)
-	})
-	return props.Runtime.Host.Value
-}
-
 // Tools says whether VMware Tools run in a virtual machine.
 func (s *Server) Tools(name string, run bool) {
 	s.t.Helper()

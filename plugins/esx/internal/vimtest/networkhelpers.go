@@ -72,18 +72,6 @@ func (s *Server) Plug(group, kind string) {
 	})
 }
 
-// Unplug disconnects everything from a port group.
-func (s *Server) Unplug(group string) {
-	s.t.Helper()
-	s.EditNetworking(func(info *types.HostNetworkInfo) {
-		for i := range info.Portgroup {
-			if info.Portgroup[i].Spec.Name == group {
-				info.Portgroup[i].Port = nil
-			}
-		}
-	})
-}
-
 // Link raises or cuts the link of a physical NIC.
 func (s *Server) Link(device string, megabits int32) {
 	s.t.Helper()

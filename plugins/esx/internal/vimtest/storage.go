@@ -1,7 +1,6 @@
 package vimtest
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -51,20 +49,7 @@ func (s *Server) MountPath(name string) string { return mountPath(name) }
 // HostRef is the reference of the first host.
 func (s *Server) HostRef() types.ManagedObjectReference {
 	s.t.Helper()
-	return s.host().Reference()
-}
-
-func (s *Server) host() *object.HostSystem {
-	s.t.Helper()
-	var found *object.HostSystem
-	s.do("find host", func(ctx context.Context) error {
-		all, err := find.NewFinder(s.admin.Client).HostSystemList(ctx, "/...")
-		if err == nil {
-			found = all[0]
-		}
-		return err
-	})
-	return found
+	return s.FirstHost().Reference()
 }
 
 // AddDatastore gives the first host a datastore of a kind, and returns the folder in which its files are.
@@ -166,12 +151,6 @@ func (s *Server) Reachable(name string, yes bool) {
 func (s *Server) Room(name string, free int64) {
 	s.t.Helper()
 	s.update(s.datastore(name), map[string]any{"summary.freeSpace": free})
-}
-
-// DatastoreDir is the folder in which the files of a datastore are.
-func (s *Server) DatastoreDir(name string) string {
-	s.t.Helper()
-	return s.datastore(name).Summary.Url
 }
 
 // file finds the file that a datastore path means, as hosts do: without a look at "..".
